@@ -1,0 +1,173 @@
+"""Claims: every sentence that states a result carries its effect, interval, number of seeds and verdict.
+
+The rule is fixed before the run. An *identity* is confirmed if its largest error stays below a stated tolerance. A
+*direction* is confirmed if the whole interval of the paired differences lies above a stated smallest effect of interest,
+not reproduced if it lies wholly below, else inconclusive. Claims reported together are corrected for their number (Holm
+1979), and the interval shown is the corrected one, so the eye and the verdict agree.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import stats
+
+MIME = "application/vnd.kdlib.claims+json"
+CONFIRMED, NOT_REPRODUCED, INCONCLUSIVE = "confirmed", "not reproduced", "inconclusive"
+_SIGNS = {CONFIRMED: "✓", NOT_REPRODUCED: "✗", INCONCLUSIVE: "?"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One sentence and what was measured. `low` and `high` bound the effect (for an identity: 0 and the tolerance)."""
+
+    id: str
+    sentence: str
+    source: str
+    kind: str
+    effect: float
+    low: float
+    high: float
+    seeds: int
+    unit: str
+    threshold: float
+    verdict: str
+    differences: tuple[float, ...] = field(default=(), repr=False)
+
+
+def identity(id: str, sentence: str, source: str, error: float, tolerance: float) -> Claim:
+    """A claim that two things are equal: confirmed if `error`, the largest deviation found, is below `tolerance`.
+
+    `source` tags where the claim comes from, such as "Hinton 2015" or "derived". Raises ValueError for a tolerance that is
+    not positive.
+    """
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be positive, got {tolerance}")
+    verdict = CONFIRMED if error < tolerance else NOT_REPRODUCED  # NaN is no confirmation
+    return Claim(id, sentence, source, "identity", float(error), 0.0, tolerance, 0, "largest error", tolerance, verdict)
+
+
+def direction(
+    id: str,
+    sentence: str,
+    source: str,
+    differences: ArrayLike,
+    smallest_effect: float = 0.0,
+    unit: str = "points",
+) -> Claim:
+    """A claim that a paired difference is larger than `smallest_effect`, on one value per seed; paired t interval.
+
+    `differences` (n seeds,) are signed so that the claimed side is positive, in `unit`. Raises ValueError for fewer than
+    two seeds or values that are not finite.
+    """
+    values = np.asarray(differences, dtype=float)
+    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
+        raise ValueError(f"differences must be at least 2 finite numbers, one per seed, got {values!r:.200}")
+    claim = Claim(
+        id, sentence, source, "direction", float(values.mean()), math.nan, math.nan, len(values), unit,
+        smallest_effect, INCONCLUSIVE, tuple(values.tolist()),
+    )  # fmt: skip
+    return _judged(claim, 0.05)
+
+
+def paired(frame: pd.DataFrame, column: str, better: str, worse: str, by: str = "recipe") -> np.ndarray:
+    """Paired differences of `column` between two recipes, one per seed, sorted by seed; from a tidy frame.
+
+    Raises ValueError if a recipe is missing or the two do not have the same seeds once each.
+    """
+    sides = [frame[frame[by] == name].set_index("seed")[column].sort_index() for name in (better, worse)]
+    if len(sides[0]) == 0 or not sides[0].index.equals(sides[1].index) or sides[0].index.has_duplicates:
+        known = ", ".join(map(repr, frame[by].unique()))
+        raise ValueError(
+            f"{better!r} and {worse!r} must both be in column {by!r} with the same seeds, once each; has {known}"
+        )
+    return (sides[0] - sides[1]).to_numpy(dtype=float)
+
+
+def report(*claims: Claim) -> Report:
+    """Judge claims from one experiment together, corrected for their number (Holm), and show them as a table.
+
+    Raises ValueError for no claims or two with the same id.
+    """
+    ids = [c.id for c in claims]
+    if not claims or len(set(ids)) < len(ids):
+        raise ValueError(f"claims must be at least one, with ids that differ, got {ids}")
+    return Report(holm(claims))
+
+
+def holm(claims: Sequence[Claim]) -> list[Claim]:
+    """The same claims with intervals and verdicts at Holm's step-down levels, keeping 5 % for all directions together."""
+    judged = {c.id: c for c in claims}
+    waiting = sorted((c for c in claims if c.kind == "direction"), key=_p_value)
+    level, failed = 0.05, False
+    for rank, claim in enumerate(waiting):
+        level = level if failed else 0.05 / (len(waiting) - rank)
+        judged[claim.id] = _judged(claim, level)
+        failed = failed or judged[claim.id].verdict == INCONCLUSIVE
+    return [judged[c.id] for c in claims]
+
+
+def _p_value(claim: Claim) -> float:
+    spread = np.std(claim.differences, ddof=1)
+    if spread == 0:
+        return float(claim.effect == claim.threshold)
+    return float(stats.ttest_1samp(claim.differences, claim.threshold).pvalue)
+
+
+def _judged(claim: Claim, level: float) -> Claim:
+    error = np.std(claim.differences, ddof=1) / math.sqrt(claim.seeds)
+    reach = float(error * stats.t.ppf(1 - level / 2, claim.seeds - 1))
+    low, high = claim.effect - reach, claim.effect + reach
+    above, below = low > claim.threshold, high < claim.threshold
+    return replace(claim, low=low, high=high, verdict=CONFIRMED if above else NOT_REPRODUCED if below else INCONCLUSIVE)
+
+
+class Report:
+    """Judged claims; shows as a table in a notebook and a page, and hands them to the gates that check the book."""
+
+    def __init__(self, claims: Sequence[Claim]) -> None:
+        self.claims = list(claims)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row per claim."""
+        return pd.DataFrame([asdict(c) for c in self.claims]).drop(columns="differences")
+
+    def __getitem__(self, id: str) -> Claim:
+        return {c.id: c for c in self.claims}[id]
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        records = self.frame.to_dict("records")
+        plain = "\n".join(f"{c.verdict}: {c.sentence} {_effect(c)}" for c in self.claims)
+        return {MIME: records, "text/html": self._html(), "text/plain": plain}
+
+    def _html(self) -> str:
+        rows = "".join(
+            f'<tr id="claim-{html.escape(c.id)}"><td>{html.escape(c.sentence)}'
+            f"<br><small>{html.escape(c.source)} · <code>{html.escape(c.id)}</code></small></td>"
+            f"<td>{html.escape(_effect(c))}</td>"
+            f'<td><span class="kd-verdict kd-{c.verdict.replace(" ", "-")}">{_SIGNS[c.verdict]} {c.verdict}</span></td></tr>'
+            for c in self.claims
+        )
+        head = "<tr><th scope=col>Claim</th><th scope=col>Measured</th><th scope=col>Verdict</th></tr>"
+        return (
+            f'<div class="kd-scroll"><table class="kd-claims"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+        )
+
+
+def _effect(claim: Claim) -> str:
+    if claim.kind == "identity":
+        return f"largest error {claim.effect:.1e}, tolerance {claim.threshold:.0e}"
+    wanted = "" if claim.threshold == 0 else f"; must exceed {claim.threshold:+g}"
+    digits = 2 if abs(claim.effect) < 10 else 1
+    values = (
+        f"{claim.effect:+.{digits}f} {claim.unit} (95 % interval {claim.low:+.{digits}f} to {claim.high:+.{digits}f}, "
+    )
+    return f"{values}{claim.seeds} seeds{wanted})".replace("-", "−")

@@ -1,0 +1,350 @@
+"""Train a fleet: F students at once, one row of (recipe, seed) each.
+
+The gradient of the distillation loss with respect to a student's logits z is linear in the targets,
+
+    dL/dz = (1 - alpha) softmax(z) + alpha T softmax(z / T) - c,      c = (1 - alpha) y + alpha T targets,
+
+so each recipe becomes one table c made before training, and a step needs two softmaxes and one look-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from kdlib import _check
+from kdlib.data.task import Task
+from kdlib.losses import cross_entropy
+from kdlib.models import MLP, FleetModel, Tape
+
+# Students are trained in groups whose working set fits a core's share of the cache: measured best between 2 and 8 MB.
+CACHE_BYTES = 5_000_000
+# Below this many multiply-adds a step, starting a second thread costs more than it brings.
+WORK_PER_THREAD = 15_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """What one student is asked to learn: (targets, temperature, alpha). Nothing else distinguishes recipes.
+
+    The loss of an example is (1 - alpha) CE(y, softmax(z)) + alpha T^2 KL(targets || softmax(z / T)). `targets (N, K)` is
+    the table the student's tempered softmax is compared with, so it is already at this temperature: for plain distillation
+    `soften(teacher_logits, temperature)`. Without a table only the labels count and alpha is 0. `t_squared=False` drops
+    the factor T^2.
+
+    Raises ValueError for targets that are not rows of probabilities, T <= 0 or alpha outside [0, 1].
+    """
+
+    name: str
+    targets: Tensor | None = None
+    temperature: float = 1.0
+    alpha: float = 0.9
+    t_squared: bool = True
+
+    def __post_init__(self) -> None:
+        _check.temperature(self.temperature)
+        _check.fraction(self.alpha, "alpha")
+        if self.targets is None:
+            object.__setattr__(self, "alpha", 0.0)
+        else:
+            _check.probabilities("targets", self.targets)
+
+    @classmethod
+    def hard(cls, name: str = "hard labels") -> Recipe:
+        """The recipe without a teacher: cross-entropy with the labels."""
+        return cls(name)
+
+    @property
+    def pull(self) -> float:
+        """Weight of the soft part in the logit gradient: alpha T, or alpha / T without the factor T^2."""
+        return self.alpha * (self.temperature if self.t_squared else 1 / self.temperature)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training run stands; `fleet` can be evaluated at any time."""
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    fleet: Fleet
+
+
+class Fleet:
+    """F trained students. `students` has one row each: recipe, temperature, alpha, seed."""
+
+    def __init__(self, model: FleetModel, students: pd.DataFrame) -> None:
+        self.model = model
+        self.students = students
+
+    def __len__(self) -> int:
+        return len(self.students)
+
+    def __repr__(self) -> str:
+        recipes = self.students["recipe"].nunique()
+        return f"Fleet({len(self)} students: {recipes} recipes, {self.students['seed'].nunique()} seeds)"
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Weights of each layer, (F, in, out) for linear ones."""
+        return self.model.weights
+
+    @property
+    def biases(self) -> list[Tensor]:
+        """Biases of each layer, (F, out)."""
+        return self.model.biases
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, batch_size: int = 2048) -> Tensor:
+        """Logits (F, N, K) of every student for inputs x (N, ...), on the device of x."""
+        _check.floating("x", x)
+        flat = self.model.flat
+        parts = [self.model(part.to(flat)).to(x.device) for part in x.split(batch_size)]
+        return torch.cat(parts, dim=1).to(x.dtype)
+
+    def evaluate(self, task: Task) -> pd.DataFrame:
+        """One row per student: `students` and test accuracy, nll (nats), ece, confidence, logit_norm.
+
+        accuracy and ece (15 equal-width bins, Guo et al. 2017) are fractions; confidence is the mean largest probability;
+        logit_norm the mean length of the centred logit vector.
+        """
+        columns: list[dict[str, Tensor]] = []
+        for rows in _slices(len(self), 32):
+            part = Fleet(self.model.part(rows), self.students[rows])
+            columns.append(scores(part.predict(task.x_test), task.y_test))
+        measured = {name: torch.cat([c[name] for c in columns]).cpu().numpy() for name in columns[0]}
+        return self.students.assign(**measured)
+
+
+def scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Accuracy, nll, ece, confidence and logit_norm, each (F,), of logits (F, N, K) on labels (N,)."""
+    confidence, guess = torch.softmax(logits, dim=-1).max(-1)  # (F, N)
+    right = (guess == labels).to(logits.dtype)
+    bins = (confidence * 15).long().clamp_(max=14)  # (F, N)
+    gap = torch.zeros(len(logits), 15, dtype=logits.dtype, device=logits.device)
+    gap.scatter_add_(1, bins, right - confidence)
+    centred = logits - logits.mean(-1, keepdim=True)
+    return {
+        "accuracy": right.mean(-1),
+        "nll": cross_entropy(logits, labels).mean(-1),
+        "ece": gap.abs().sum(-1) / logits.shape[1],
+        "confidence": confidence.mean(-1),
+        "logit_norm": centred.norm(dim=-1).mean(-1),
+    }
+
+
+def train(task: Task, recipes: Recipe | Sequence[Recipe], *, progress: bool = False, **settings: object) -> Fleet:
+    """Train len(recipes) x len(seeds) students to the end and return them. Settings: see `training`.
+
+    `progress=True` shows a progress bar.
+    """
+    fleet = None
+    with tqdm(disable=not progress, unit="step", leave=False) as bar:
+        for state in training(task, recipes, **settings):  # type: ignore[arg-type]
+            fleet, bar.total = state.fleet, state.steps
+            bar.update(state.step - bar.n)
+    assert fleet is not None
+    return fleet
+
+
+def training(
+    task: Task,
+    recipes: Recipe | Sequence[Recipe],
+    *,
+    seeds: int | Iterable[int] = 8,
+    hidden: Sequence[int] = (128,),
+    epochs: int = 40,
+    batch_size: int = 128,
+    lr: float = 3e-3,
+    weight_decay: float = 0.0,
+    model: Callable[[Sequence[int]], FleetModel] | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    threads: int | None = None,
+    compile: bool = False,
+) -> Iterator[Progress]:
+    """Train len(recipes) x len(seeds) students at once; yield a `Progress` after every epoch. Close it to stop.
+
+    seeds: a number n (0..n-1) or the seeds themselves. A seed fixes initialisation and data order whatever the recipe, so
+        students that share it form a pair; a fleet of F equals F separate runs.
+    hidden: widths of the MLP's hidden layers; `model`, a function from seeds to a `FleetModel`, replaces the MLP.
+    lr, weight_decay: AdamW, cosine decay to 0 over all steps. Weight decay is decoupled.
+    device: default is where `task` lies. threads: CPU threads; default by the size of a step, at most what torch has.
+    compile: run a step through torch.compile; worth its start-up for long runs only.
+
+    Raises ValueError for empty or wrong settings and for targets that do not match the task.
+    """
+    recipes = [recipes] if isinstance(recipes, Recipe) else list(recipes)
+    seeds = list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
+    _check_settings(task, recipes, seeds, epochs, batch_size, lr, weight_decay)
+    device = torch.device(device) if device is not None else task.x_train.device
+
+    students = pd.DataFrame(
+        [(r.name, r.temperature, r.alpha, s) for r in recipes for s in seeds],
+        columns=["recipe", "temperature", "alpha", "seed"],
+    )
+    every_seed = [s for _ in recipes for s in seeds]
+    if model is None:
+        sizes = (task.x_train[0].numel(), *hidden, task.num_classes)
+        network: FleetModel = MLP(sizes, every_seed, dtype)
+    else:
+        network = model(every_seed).to(dtype)
+    network.to(device)
+    fleet = Fleet(network, students)
+
+    x = task.x_train.to(device, dtype)
+    x = x.flatten(1) if isinstance(network, MLP) else x
+    objective = _Objective(task, recipes, len(seeds), device, dtype)
+    steps = epochs * -(-len(x) // batch_size)
+    on_cpu = device.type == "cpu"
+    groups = [
+        (rows, _Group(network.part(rows), objective.part(rows), x, lr, weight_decay, steps, compile))
+        for rows in _slices(len(fleet), _group_size(network, batch_size) if on_cpu else len(fleet))
+    ]
+    # An own stream for the data order: initialisation and order of a seed are independent draws.
+    generators = [torch.Generator().manual_seed(seed + 2**32) for seed in seeds]
+    slot = torch.arange(len(fleet)) % len(seeds)
+    with _threads(threads if on_cpu else 1, 3 * network.flat.numel() * batch_size):
+        for epoch in range(1, epochs + 1):
+            orders = torch.stack([torch.randperm(len(x), generator=g) for g in generators]).to(device)  # (S, N)
+            for rows, group in groups:
+                for index in orders[slot[rows]].split(batch_size, dim=1):
+                    group.step(index)
+            yield Progress(epoch * steps // epochs, steps, epoch, epochs, fleet)
+
+
+class _Objective:
+    """The logit gradient of every student's loss, from one table per recipe."""
+
+    def __init__(
+        self, task: Task, recipes: Sequence[Recipe], repeats: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        n, k = len(task.y_train), task.num_classes
+        hard = torch.nn.functional.one_hot(task.y_train, k).to(device, dtype)
+        tables = [(1 - r.alpha) * hard + (0 if r.targets is None else r.pull * r.targets.to(hard)) for r in recipes]
+        self.table = torch.cat(tables)  # (R * N, K)
+
+        def column(values: Iterable[float]) -> Tensor:
+            return torch.tensor(list(values), device=device, dtype=dtype).repeat_interleave(repeats).view(-1, 1, 1)
+
+        self.row = torch.arange(len(recipes), device=device).repeat_interleave(repeats).unsqueeze(1) * n  # (F, 1)
+        self.hard = column(1 - r.alpha for r in recipes)  # (F, 1, 1)
+        self.pull = column(r.pull for r in recipes)
+        self.cold = column(1 / r.temperature for r in recipes)
+
+    def part(self, rows: slice) -> _Objective:
+        part = object.__new__(_Objective)
+        part.table, part.row = self.table, self.row[rows]
+        part.hard, part.pull, part.cold = self.hard[rows], self.pull[rows], self.cold[rows]
+        part.warm = bool((part.cold != 1).any())  # read once: no synchronisation inside the loop
+        return part
+
+    warm = True
+
+    def gradient(self, z: Tensor, index: Tensor) -> Tensor:
+        """Gradient of the mean loss, (F, K, B), at logits z (F, K, B) of examples index (F, B). Overwrites z."""
+        students, classes, batch = z.shape
+        c = self.table.index_select(0, (index + self.row).view(-1)).view(students, batch, classes).mT
+        if not self.warm:
+            return torch.softmax(z, 1).mul_(self.hard + self.pull).sub_(c).div_(batch)
+        g = torch.softmax(z, 1).mul_(self.hard)
+        return g.addcmul_(torch.softmax(z.mul_(self.cold), 1), self.pull).sub_(c).div_(batch)
+
+
+class _Group:
+    """Students that step together, with their optimiser."""
+
+    def __init__(
+        self,
+        model: FleetModel,
+        objective: _Objective,
+        x: Tensor,
+        lr: float,
+        weight_decay: float,
+        steps: int,
+        compile: bool,
+    ) -> None:
+        self.model, self.objective, self.x = model, objective, x
+        self.optimiser = torch.optim.AdamW([model.flat], lr=lr, weight_decay=weight_decay, fused=True)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, steps)
+        self.each = torch.compile(model.each) if compile else model.each
+        self.written_out = isinstance(model, MLP) and not compile
+        self.tapes: dict[int, Tape] = {}
+
+    def step(self, index: Tensor) -> None:
+        """One optimiser step on examples index (F, B)."""
+        x = self.x.index_select(0, index.reshape(-1)).view(*index.shape, *self.x.shape[1:])
+        if self.written_out:
+            tape = self._tape(index.shape[1])
+            with torch.no_grad():
+                tape.backward(self.objective.gradient(tape.forward(x), index))
+        else:
+            z = self.each(x).mT  # (F, K, B)
+            self.optimiser.zero_grad(set_to_none=False)
+            z.backward(self.objective.gradient(z.detach().clone(memory_format=torch.contiguous_format), index))
+        self.optimiser.step()
+        self.schedule.step()
+
+    def _tape(self, batch: int) -> Tape:
+        if batch not in self.tapes:
+            assert isinstance(self.model, MLP)
+            self.tapes[batch] = Tape(self.model, batch)
+        return self.tapes[batch]
+
+
+def _group_size(model: FleetModel, batch_size: int) -> int:
+    """Students whose weights, gradients, moments and activations fit the cache together."""
+    bytes_each = 4 * model.flat[0].numel()
+    if isinstance(model, MLP):
+        bytes_each += 2 * batch_size * sum(model.sizes[1:])
+    return max(4, CACHE_BYTES // (bytes_each * model.flat.element_size()))
+
+
+def _slices(length: int, size: int) -> list[slice]:
+    """0..length in the fewest slices of at most `size`, as even as can be."""
+    count = -(-length // size)
+    edges = [i * length // count for i in range(count + 1)]
+    return [slice(a, b) for a, b in pairwise(edges)]
+
+
+@contextmanager
+def _threads(threads: int | None, work: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or max(1, min(before, work // WORK_PER_THREAD)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _check_settings(
+    task: Task,
+    recipes: list[Recipe],
+    seeds: list[int],
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    weight_decay: float,
+) -> None:
+    if not recipes or not seeds:
+        raise ValueError(f"recipes and seeds must not be empty, got {len(recipes)} recipes and {len(seeds)} seeds")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must differ from each other, got {seeds}")
+    _check.positive_int(epochs, "epochs")
+    _check.positive_int(batch_size, "batch_size")
+    if not lr > 0 or not weight_decay >= 0:
+        raise ValueError(f"lr must be positive and weight_decay not negative, got {lr} and {weight_decay}")
+    for recipe in recipes:
+        expected = (len(task.x_train), task.num_classes)
+        if recipe.targets is not None and tuple(recipe.targets.shape) != expected:
+            raise ValueError(
+                f"targets of recipe {recipe.name!r} must have shape {expected}, got {tuple(recipe.targets.shape)}"
+            )

@@ -1,0 +1,5 @@
+"""The levels of a teacher's knowledge (Tang et al. 2020), one module each, as functions on tables of soft targets."""
+
+from kdlib.levels import universe
+
+__all__ = ["universe"]

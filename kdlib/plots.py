@@ -1,0 +1,166 @@
+"""The book's look: one meaning, one colour, on every page. Few shared helpers; every figure is a seaborn call."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = {
+    "hard": "#8c8c8c",
+    "universe": "#1f78d1",
+    "domain": "#0b7a5a",
+    "confidence": "#c8501e",
+    "shape": "#c0408c",
+    "teacher": "#b8860b",
+}
+MARKERS = {"hard": "o", "universe": "s", "domain": "^", "confidence": "D", "shape": "X", "teacher": "*"}
+DASHES: dict[str, Any] = {
+    "hard": "",
+    "universe": (4, 2),
+    "domain": (4, 2, 1, 2),
+    "confidence": "",
+    "shape": (1, 1.5),
+    "teacher": (8, 2),
+}
+INK = "#7d7d7d"  # axes and text: over 4:1 on white and on the dark page, so one file serves both
+FULL, HALF = (6.2, 3.6), (3.4, 2.9)  # inches; text stays legible when a full figure is scaled to a phone
+
+
+def use() -> None:
+    """Set the book's theme for all figures of this session: transparent, mid-tone axes, text of the caption's size."""
+    sns.set_theme(
+        style="ticks",
+        rc={
+            "figure.figsize": FULL,
+            "figure.dpi": 96,
+            "figure.facecolor": "none",
+            "axes.facecolor": "none",
+            "savefig.facecolor": "none",
+            "savefig.transparent": True,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "kdlib",
+            "font.family": "sans-serif",
+            "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
+            "font.size": 12,
+            "axes.labelsize": 12,
+            "axes.titlesize": 12,
+            "xtick.labelsize": 11,
+            "ytick.labelsize": 11,
+            "legend.fontsize": 11,
+            "legend.frameon": False,
+            "text.color": INK,
+            "axes.edgecolor": INK,
+            "axes.labelcolor": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.prop_cycle": cycler(color=list(COLOURS.values())),
+            "lines.linewidth": 2,
+            "lines.markersize": 6,
+            "image.cmap": "vlag",
+        },
+    )
+
+
+def palette(meanings: dict[str, str]) -> dict[str, str]:
+    """Colours for seaborn: {"KD": "teacher", "LS 0.1": "universe"} -> {"KD": "#b8860b", ...}; likewise `markers`, `dashes`."""
+    return {name: COLOURS[_known(meaning)] for name, meaning in meanings.items()}
+
+
+def markers(meanings: dict[str, str]) -> dict[str, str]:
+    """Markers for seaborn's `markers=`, by meaning."""
+    return {name: MARKERS[_known(meaning)] for name, meaning in meanings.items()}
+
+
+def dashes(meanings: dict[str, str]) -> dict[str, Any]:
+    """Dash patterns for seaborn's `dashes=`, by meaning."""
+    return {name: DASHES[_known(meaning)] for name, meaning in meanings.items()}
+
+
+def _known(meaning: str) -> str:
+    if meaning not in COLOURS:
+        raise ValueError(f"meaning must be one of {', '.join(COLOURS)}, got {meaning!r}")
+    return meaning
+
+
+def zero(ax: Axes) -> None:
+    """Draw the zero line of a plotted difference."""
+    ax.axhline(0, color=INK, linewidth=1, zorder=0)
+
+
+def label_ends(ax: Any, pad: float = 4, gap: float = 14) -> None:
+    """Replace the legend by labels where the lines end, moved apart by `gap` points where they would overlap."""
+    if legend := ax.get_legend():
+        legend.remove()
+    ends = []
+    for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
+        colour = mpl.colors.to_hex(handle.get_color())
+        drawn = (np.asarray(line.get_xydata()) for line in ax.lines if mpl.colors.to_hex(line.get_color()) == colour)
+        line = next((xy for xy in drawn if len(xy) > 1), None)
+        if line is not None:
+            ends.append((line[line[:, 0].argmax()], name, colour))
+    if not ends:
+        return
+    pixels = 72 / ax.figure.dpi
+    heights = [ax.transData.transform(end)[1] * pixels for end, _, _ in ends]  # in points
+    placed = -np.inf
+    for i in np.argsort(heights):
+        (x, y), name, colour = ends[i]
+        placed = max(heights[i], placed + gap)
+        ax.annotate(
+            name,
+            (x, y),
+            xytext=(pad, placed - heights[i]),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+        )
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as an SVG text, reproducible byte for byte, text kept as text; closes the figure."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kdlib"}):
+        figure.savefig(
+            buffer,
+            format="svg",
+            bbox_inches="tight",
+            transparent=True,
+            metadata={"Date": None, "Creator": None},
+        )
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+class Picture:
+    """A still figure with its caption and alternative text, the same in a notebook and in a page."""
+
+    def __init__(self, svg: str, caption: str, alt: str) -> None:
+        self.svg, self.caption, self.alt = svg, caption, alt
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        data = base64.b64encode(self.svg.encode()).decode()
+        image = f'<img alt="{html.escape(self.alt)}" src="data:image/svg+xml;base64,{data}">'
+        page = f'<figure class="kd-figure">{image}<figcaption>{html.escape(self.caption)}</figcaption></figure>'
+        return {"text/html": page, "text/plain": self.alt}
+
+
+def show(caption: str, alt: str | None = None, figure: Figure | None = None) -> Picture:
+    """The current figure (or `figure`) as a `Picture`: caption below, `alt` for who cannot see it (default: the caption).
+
+    Raises ValueError for an empty caption.
+    """
+    if not caption.strip():
+        raise ValueError(f"caption must say what to see, got {caption!r}")
+    return Picture(to_svg(plt.gcf() if figure is None else figure), caption, alt or caption)
