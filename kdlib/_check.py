@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
@@ -28,8 +30,8 @@ def floating(name: str, value: Tensor) -> Tensor:
 
 def finite(name: str, value: Tensor) -> Tensor:
     """Raise ValueError if `value` holds a NaN or an infinity. Looks at every value: call it where data enters."""
-    bad = (~torch.isfinite(value)).sum().item()
-    if bad:
+    if value.numel() and not torch.isfinite(torch.stack(torch.aminmax(value))).all():  # NaN reaches both ends
+        bad = int((~torch.isfinite(value)).sum())
         raise ValueError(f"{name} must be finite, got {bad} NaN or infinite values of {value.numel()}")
     return value
 
@@ -60,8 +62,8 @@ def temperature(value: float | Tensor, name: str = "temperature") -> float | Ten
     """Raise ValueError unless a temperature is positive and finite (a tensor is trusted beyond its dtype: no sync on a GPU)."""
     if isinstance(value, Tensor):
         return floating(name, value)
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be a positive finite number, got {value}")
+    if not isinstance(value, Real) or not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a positive finite number, got {value!r}")
     return value
 
 
@@ -69,8 +71,8 @@ def fraction(value: float | Tensor, name: str) -> float | Tensor:
     """Raise ValueError unless a number lies in [0, 1] (a tensor is trusted beyond its dtype: no sync on a GPU)."""
     if isinstance(value, Tensor):
         return floating(name, value)
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must lie in [0, 1], got {value}")
+    if not isinstance(value, Real) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
     return value
 
 
