@@ -1,6 +1,6 @@
 """kdlib: knowledge distillation by experiment. A teacher is a table of soft targets; a fleet is trained, never a student."""
 
-from kdlib import claims, data, fleet, levels, losses, models, plots
+from kdlib import claims, data, explore, fleet, levels, losses, models, plots
 from kdlib.data import Task
 from kdlib.fleet import Fleet, Recipe, train
 
@@ -11,6 +11,7 @@ __all__ = [
     "Task",
     "claims",
     "data",
+    "explore",
     "fleet",
     "levels",
     "losses",

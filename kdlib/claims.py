@@ -46,12 +46,15 @@ def identity(id: str, sentence: str, source: str, error: float, tolerance: float
     """A claim that two things are equal: confirmed if `error`, the largest deviation found, is below `tolerance`.
 
     `source` tags where the claim comes from, such as "Hinton 2015" or "derived". Raises ValueError for a tolerance that is
-    not positive.
+    not positive or a negative error (a signed difference, not its size).
     """
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be positive, got {tolerance}")
+    if not 0 < tolerance < math.inf:
+        raise ValueError(f"tolerance must be a positive finite number, got {tolerance}")
+    if error < 0:
+        raise ValueError(f"error must be the size of the largest deviation, got {error}")
     verdict = CONFIRMED if error < tolerance else NOT_REPRODUCED  # NaN is no confirmation
-    return Claim(id, sentence, source, "identity", float(error), 0.0, tolerance, 0, "largest error", tolerance, verdict)
+    bound = float(tolerance)
+    return Claim(id, sentence, source, "identity", float(error), 0.0, bound, 0, "largest error", bound, verdict)
 
 
 def direction(
@@ -65,14 +68,16 @@ def direction(
     """A claim that a paired difference is larger than `smallest_effect`, on one value per seed; paired t interval.
 
     `differences` (n seeds,) are signed so that the claimed side is positive, in `unit`. Raises ValueError for fewer than
-    two seeds or values that are not finite.
+    two seeds or numbers that are not finite.
     """
     values = np.asarray(differences, dtype=float)
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
         raise ValueError(f"differences must be at least 2 finite numbers, one per seed, got {values!r:.200}")
+    if not math.isfinite(smallest_effect):
+        raise ValueError(f"smallest_effect must be finite, got {smallest_effect}")
     claim = Claim(
         id, sentence, source, "direction", float(values.mean()), math.nan, math.nan, len(values), unit,
-        smallest_effect, INCONCLUSIVE, tuple(values.tolist()),
+        float(smallest_effect), INCONCLUSIVE, tuple(values.tolist()),
     )  # fmt: skip
     return _judged(claim, 0.05)
 
@@ -80,8 +85,10 @@ def direction(
 def paired(frame: pd.DataFrame, column: str, better: str, worse: str, by: str = "recipe") -> np.ndarray:
     """Paired differences of `column` between two recipes, one per seed, sorted by seed; from a tidy frame.
 
-    Raises ValueError if a recipe is missing or the two do not have the same seeds once each.
+    Raises ValueError if a column or recipe is missing or the two do not have the same seeds once each.
     """
+    if missing := {column, by, "seed"} - set(frame.columns):
+        raise ValueError(f"frame must have columns {column!r}, {by!r} and 'seed', misses {sorted(missing)}")
     sides = [frame[frame[by] == name].set_index("seed")[column].sort_index() for name in (better, worse)]
     if len(sides[0]) == 0 or not sides[0].index.equals(sides[1].index) or sides[0].index.has_duplicates:
         known = ", ".join(map(repr, frame[by].unique()))
@@ -89,6 +96,23 @@ def paired(frame: pd.DataFrame, column: str, better: str, worse: str, by: str = 
             f"{better!r} and {worse!r} must both be in column {by!r} with the same seeds, once each; has {known}"
         )
     return (sides[0] - sides[1]).to_numpy(dtype=float)
+
+
+def interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
+    """Mean and t interval (mean, low, high) of one value per seed. Raises ValueError for fewer than two values."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level}")
+    x = np.asarray(values, dtype=float)
+    if x.ndim != 1 or len(x) < 2:
+        raise ValueError(f"values must be at least 2 numbers, one per seed, got {x!r:.200}")
+    reach = float(stats.sem(x) * stats.t.ppf((1 + level) / 2, len(x) - 1))
+    return float(x.mean()), float(x.mean()) - reach, float(x.mean()) + reach
+
+
+def say(differences: ArrayLike, unit: str = "points", digits: int = 1) -> str:
+    """A paired difference in words: "+5.4 points (95 % interval +5.0 to +5.8, 20 seeds)"."""
+    mean, low, high = (f"{v:+.{digits}f}".replace("-", "−") for v in interval(differences))
+    return f"{mean} {unit} (95 % interval {low} to {high}, {len(np.asarray(differences))} seeds)"
 
 
 def report(*claims: Claim) -> Report:
@@ -115,16 +139,15 @@ def holm(claims: Sequence[Claim]) -> list[Claim]:
 
 
 def _p_value(claim: Claim) -> float:
-    spread = np.std(claim.differences, ddof=1)
-    if spread == 0:
-        return float(claim.effect == claim.threshold)
-    return float(stats.ttest_1samp(claim.differences, claim.threshold).pvalue)
+    # By the same standard error as the interval: scipy's test warns where all seeds differ by rounding only.
+    error, gap = float(stats.sem(claim.differences)), abs(claim.effect - claim.threshold)
+    if error == 0:
+        return float(gap == 0)
+    return float(2 * stats.t.sf(gap / error, claim.seeds - 1))
 
 
 def _judged(claim: Claim, level: float) -> Claim:
-    error = np.std(claim.differences, ddof=1) / math.sqrt(claim.seeds)
-    reach = float(error * stats.t.ppf(1 - level / 2, claim.seeds - 1))
-    low, high = claim.effect - reach, claim.effect + reach
+    _, low, high = interval(claim.differences, 1 - level)
     above, below = low > claim.threshold, high < claim.threshold
     return replace(claim, low=low, high=high, verdict=CONFIRMED if above else NOT_REPRODUCED if below else INCONCLUSIVE)
 
@@ -144,7 +167,14 @@ class Report:
         return {c.id: c for c in self.claims}[id]
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        records = self.frame.to_dict("records")
+        # JSON knows neither NaN nor infinity, and a notebook is JSON
+        records = [
+            {
+                key: None if isinstance(value, float) and not math.isfinite(value) else value
+                for key, value in row.items()
+            }
+            for row in self.frame.to_dict("records")
+        ]
         plain = "\n".join(f"{c.verdict}: {c.sentence} {_effect(c)}" for c in self.claims)
         return {MIME: records, "text/html": self._html(), "text/plain": plain}
 
@@ -164,10 +194,10 @@ class Report:
 
 def _effect(claim: Claim) -> str:
     if claim.kind == "identity":
-        return f"largest error {claim.effect:.1e}, tolerance {claim.threshold:.0e}"
-    wanted = "" if claim.threshold == 0 else f"; must exceed {claim.threshold:+g}"
-    digits = 2 if abs(claim.effect) < 10 else 1
-    values = (
-        f"{claim.effect:+.{digits}f} {claim.unit} (95 % interval {claim.low:+.{digits}f} to {claim.high:+.{digits}f}, "
-    )
-    return f"{values}{claim.seeds} seeds{wanted})".replace("-", "−")
+        return f"largest error {claim.effect:.1e}, tolerance {claim.threshold:g}"
+    # Two significant digits of the interval's half width, so that small effects in nats do not read as 0.00.
+    reach = (claim.high - claim.low) / 2
+    digits = min(9, max(1, 1 - math.floor(math.log10(reach)))) if reach > 0 else 2
+    effect, low, high = (f"{v:+.{digits}f}".replace("-", "−") for v in (claim.effect, claim.low, claim.high))
+    wanted = "" if claim.threshold == 0 else f"; must exceed {claim.threshold:+g}".replace("-", "−")
+    return f"{effect} {claim.unit} (95 % interval {low} to {high}, {claim.seeds} seeds{wanted})"

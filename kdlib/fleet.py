@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from kdlib import _check
+from kdlib import _check, _seeds
 from kdlib.data.task import Task
 from kdlib.losses import cross_entropy
 from kdlib.models import MLP, FleetModel, Tape
@@ -106,6 +106,7 @@ class Fleet:
     def predict(self, x: Tensor, batch_size: int = 2048) -> Tensor:
         """Logits (F, N, K) of every student for inputs x (N, ...), on the device of x."""
         _check.floating("x", x)
+        _check.positive_int(batch_size, "batch_size")
         flat = self.model.flat
         parts = [self.model(part.to(flat)).to(x.device) for part in x.split(batch_size)]
         return torch.cat(parts, dim=1).to(x.dtype)
@@ -126,6 +127,8 @@ class Fleet:
 
 def scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Accuracy, nll, ece, confidence and logit_norm, each (F,), of logits (F, N, K) on labels (N,)."""
+    _check.shape("logits", logits, (None, None, None))
+    nll = cross_entropy(logits, labels).mean(-1)
     confidence, guess = torch.softmax(logits, dim=-1).max(-1)  # (F, N)
     right = (guess == labels).to(logits.dtype)
     bins = (confidence * 15).long().clamp_(max=14)  # (F, N)
@@ -134,7 +137,7 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     centred = logits - logits.mean(-1, keepdim=True)
     return {
         "accuracy": right.mean(-1),
-        "nll": cross_entropy(logits, labels).mean(-1),
+        "nll": nll,
         "ece": gap.abs().sum(-1) / logits.shape[1],
         "confidence": confidence.mean(-1),
         "logit_norm": centred.norm(dim=-1).mean(-1),
@@ -149,7 +152,9 @@ def train(task: Task, recipes: Recipe | Sequence[Recipe], *, progress: bool = Fa
     fleet = None
     with tqdm(disable=not progress, unit="step", leave=False) as bar:
         for state in training(task, recipes, **settings):  # type: ignore[arg-type]
-            fleet, bar.total = state.fleet, state.steps
+            if fleet is None:
+                bar.reset(total=state.steps)  # a notebook's bar learns its length in no other way
+            fleet = state.fleet
             bar.update(state.step - bar.n)
     assert fleet is not None
     return fleet
@@ -183,8 +188,8 @@ def training(
     Raises ValueError for empty or wrong settings and for targets that do not match the task.
     """
     recipes = [recipes] if isinstance(recipes, Recipe) else list(recipes)
-    seeds = list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
-    _check_settings(task, recipes, seeds, epochs, batch_size, lr, weight_decay)
+    seeds = list(seeds) if isinstance(seeds, Iterable) else list(range(_check.positive_int(seeds, "seeds")))
+    _check_settings(task, recipes, seeds, hidden, epochs, batch_size, lr, weight_decay, dtype, threads)
     device = torch.device(device) if device is not None else task.x_train.device
 
     students = pd.DataFrame(
@@ -201,6 +206,10 @@ def training(
     fleet = Fleet(network, students)
 
     x = task.x_train.to(device, dtype)
+    with torch.no_grad():
+        made, expected = tuple(network(x[:1]).shape), (len(fleet), 1, task.num_classes)
+    if made != expected:
+        raise ValueError(f"model must give logits of shape {expected} for one example, got {made}")
     x = x.flatten(1) if isinstance(network, MLP) else x
     objective = _Objective(task, recipes, len(seeds), device, dtype)
     steps = epochs * -(-len(x) // batch_size)
@@ -209,16 +218,16 @@ def training(
         (rows, _Group(network.part(rows), objective.part(rows), x, lr, weight_decay, steps, compile))
         for rows in _slices(len(fleet), _group_size(network, batch_size) if on_cpu else len(fleet))
     ]
-    # An own stream for the data order: initialisation and order of a seed are independent draws.
-    generators = [torch.Generator().manual_seed(seed + 2**32) for seed in seeds]
+    generators = [_seeds.stream(seed, "data order") for seed in seeds]
     slot = torch.arange(len(fleet)) % len(seeds)
-    with _threads(threads if on_cpu else 1, 3 * network.flat.numel() * batch_size):
-        for epoch in range(1, epochs + 1):
+    for epoch in range(1, epochs + 1):
+        # Between epochs the caller has its own number of threads back, also if it never resumes us.
+        with _threads(threads if on_cpu else 1, 3 * network.flat.numel() * batch_size):
             orders = torch.stack([torch.randperm(len(x), generator=g) for g in generators]).to(device)  # (S, N)
             for rows, group in groups:
                 for index in orders[slot[rows]].split(batch_size, dim=1):
                     group.step(index)
-            yield Progress(epoch * steps // epochs, steps, epoch, epochs, fleet)
+        yield Progress(epoch * steps // epochs, steps, epoch, epochs, fleet)
 
 
 class _Objective:
@@ -329,20 +338,33 @@ def _check_settings(
     task: Task,
     recipes: list[Recipe],
     seeds: list[int],
+    hidden: Sequence[int],
     epochs: int,
     batch_size: int,
     lr: float,
     weight_decay: float,
+    dtype: torch.dtype,
+    threads: int | None,
 ) -> None:
+    if not isinstance(task, Task):
+        raise ValueError(f"task must be a kdlib.Task, got {type(task).__name__}")
     if not recipes or not seeds:
         raise ValueError(f"recipes and seeds must not be empty, got {len(recipes)} recipes and {len(seeds)} seeds")
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must differ from each other, got {seeds}")
     _check.positive_int(epochs, "epochs")
     _check.positive_int(batch_size, "batch_size")
-    if not lr > 0 or not weight_decay >= 0:
+    for width in hidden:
+        _check.positive_int(width, "hidden")
+    if threads is not None:
+        _check.positive_int(threads, "threads")
+    if not 0 < lr < float("inf") or not 0 <= weight_decay < float("inf"):
         raise ValueError(f"lr must be positive and weight_decay not negative, got {lr} and {weight_decay}")
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating-point dtype, got {dtype}")
     for recipe in recipes:
+        if not isinstance(recipe, Recipe):
+            raise ValueError(f"recipes must be kdlib.Recipe objects, got {type(recipe).__name__}")
         expected = (len(task.x_train), task.num_classes)
         if recipe.targets is not None and tuple(recipe.targets.shape) != expected:
             raise ValueError(

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdlib import _check
+from kdlib import _check, _seeds
 
 
 class FleetModel(nn.Module):
@@ -30,18 +30,18 @@ class FleetModel(nn.Module):
         self, shapes: Sequence[tuple[int, ...]], seeds: Sequence[int], dtype: torch.dtype, flat: Tensor | None
     ) -> None:
         super().__init__()
-        if len(seeds) < 1:
-            raise ValueError(f"seeds must name at least one student, got {list(seeds)}")
-        self.shapes, self.seeds = list(shapes), tuple(int(s) for s in seeds)
+        if isinstance(seeds, int) or len(seeds) < 1:
+            raise ValueError(f"seeds must be a sequence that names at least one student, got {seeds!r}")
+        self.shapes, self.seeds = list(shapes), tuple(seeds)
         self.flat = nn.Parameter(self._initial().to(dtype) if flat is None else flat)  # (F, P)
 
     def _initial(self) -> Tensor:
         drawn = {}
         for seed in set(self.seeds):
-            generator = torch.Generator().manual_seed(seed)
+            generator = _seeds.stream(seed, "initialisation")
             parts = []
-            for shape in self.shapes:
-                scale = math.sqrt(2 / math.prod(shape[1:])) * (0.5 if shape is self.shapes[-1] else 1.0)
+            for k, shape in enumerate(self.shapes):
+                scale = math.sqrt(2 / math.prod(shape[1:])) * (0.5 if k == len(self.shapes) - 1 else 1.0)
                 parts += [scale * torch.randn(math.prod(shape), generator=generator), torch.zeros(shape[0])]
             drawn[seed] = torch.cat(parts)
         return torch.stack([drawn[seed] for seed in self.seeds])
@@ -102,6 +102,8 @@ class MLP(FleetModel):
         return MLP(self.sizes, self.seeds[rows], flat=self.flat.data[rows])
 
     def each(self, x: Tensor) -> Tensor:
+        if x.shape[2:].numel() != self.sizes[0]:
+            raise ValueError(f"x must have {self.sizes[0]} features per example, got shape {tuple(x.shape[2:])}")
         h = x.flatten(2).mT  # (F, in, B)
         layers = self._layers(self.flat)
         for k, (w, b) in enumerate(layers):
@@ -180,6 +182,10 @@ class CNN(FleetModel):
         return CNN(self.channels, self.classes, self.seeds[rows], flat=self.flat.data[rows])
 
     def each(self, x: Tensor) -> Tensor:
+        if x.dim() != 5 or x.shape[2] != self.channels[0]:
+            raise ValueError(
+                f"x must have examples ({self.channels[0]}, height, width), got shape {tuple(x.shape[2:])}"
+            )
         students, batch = x.shape[:2]
         h = x.transpose(0, 1).flatten(1, 2)  # (B, F*C, H, W)
         *convolutions, (w_out, b_out) = self._layers(self.flat)

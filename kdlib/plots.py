@@ -14,6 +14,7 @@ import seaborn as sns
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 COLOURS = {
     "hard": "#8c8c8c",
@@ -50,7 +51,7 @@ def use() -> None:
             "svg.fonttype": "none",
             "svg.hashsalt": "kdlib",
             "font.family": "sans-serif",
-            "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
+            "font.sans-serif": ["DejaVu Sans"],  # always there; a page falls back to the reader's own sans-serif
             "font.size": 12,
             "axes.labelsize": 12,
             "axes.titlesize": 12,
@@ -60,6 +61,7 @@ def use() -> None:
             "legend.frameon": False,
             "text.color": INK,
             "axes.edgecolor": INK,
+            "patch.edgecolor": "none",
             "axes.labelcolor": INK,
             "xtick.color": INK,
             "ytick.color": INK,
@@ -103,15 +105,21 @@ def label_ends(ax: Any, pad: float = 4, gap: float = 14) -> None:
     """Replace the legend by labels where the lines end, moved apart by `gap` points where they would overlap."""
     if legend := ax.get_legend():
         legend.remove()
+    drawn = [line for line in ax.lines if len(line.get_xydata()) > 1]
     ends = []
     for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
-        colour = mpl.colors.to_hex(handle.get_color())
-        drawn = (np.asarray(line.get_xydata()) for line in ax.lines if mpl.colors.to_hex(line.get_color()) == colour)
-        line = next((xy for xy in drawn if len(xy) > 1), None)
-        if line is not None:
-            ends.append((line[line[:, 0].argmax()], name, colour))
+        if not isinstance(handle, Line2D):
+            continue
+        # seaborn's legend holds empty twins: of the lines in the twin's colour, the one most like it
+        alike = [line for line in drawn if _look(line)[0] == _look(handle)[0]]
+        line = max(alike, key=lambda line: (line is handle, _look(line) == _look(handle)), default=handle)
+        xy = np.asarray(line.get_xydata())
+        xy = xy[np.isfinite(xy).all(axis=1)]
+        if len(xy):
+            ends.append((xy[xy[:, 0].argmax()], name, _look(handle)[0]))
     if not ends:
         return
+    ax.autoscale_view()  # settles limits that are still to be fitted to the data
     pixels = 72 / ax.figure.dpi
     heights = [ax.transData.transform(end)[1] * pixels for end, _, _ in ends]  # in points
     placed = -np.inf
@@ -126,6 +134,10 @@ def label_ends(ax: Any, pad: float = 4, gap: float = 14) -> None:
             va="center",
             color=colour,
         )
+
+
+def _look(line: Line2D) -> tuple[str, Any, Any]:
+    return mpl.colors.to_hex(line.get_color()), line.get_linestyle(), line.get_marker()
 
 
 def to_svg(figure: Figure) -> str:
@@ -159,8 +171,10 @@ class Picture:
 def show(caption: str, alt: str | None = None, figure: Figure | None = None) -> Picture:
     """The current figure (or `figure`) as a `Picture`: caption below, `alt` for who cannot see it (default: the caption).
 
-    Raises ValueError for an empty caption.
+    Raises ValueError for an empty caption or where there is no figure.
     """
     if not caption.strip():
         raise ValueError(f"caption must say what to see, got {caption!r}")
+    if figure is None and not plt.get_fignums():
+        raise ValueError("figure must be given or drawn before, got None and no open figure")
     return Picture(to_svg(plt.gcf() if figure is None else figure), caption, alt or caption)

@@ -37,6 +37,8 @@ class Task:
         for split in ("train", "test"):
             x, y = getattr(self, f"x_{split}"), getattr(self, f"y_{split}")
             _check.finite(f"x_{split}", _check.floating(f"x_{split}", x))
+            if x.dim() == 0 or len(x) == 0:
+                raise ValueError(f"x_{split} must hold at least one example, got shape {tuple(x.shape)}")
             _check.labels(f"y_{split}", y, self.num_classes, len(x))
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
             raise ValueError(

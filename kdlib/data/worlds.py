@@ -7,15 +7,28 @@ examples. In H and F the teacher may train on 8000 examples of its own (`Task.fo
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from kdlib import _check
+from kdlib import _check, _seeds
 from kdlib.data.task import Task
 
 CLASSES, SUPERCLASSES = 20, 4
 GROUPS = torch.arange(CLASSES) // (CLASSES // SUPERCLASSES)
+
+# Settings for `kdlib.train` under which students converge, and teachers teach, in each world.
+STUDENT: dict[str, dict[str, Any]] = {
+    "H": {"hidden": (128,), "epochs": 40},
+    "S": {"hidden": (32,), "epochs": 30},
+    "F": {"hidden": (128,), "epochs": 400},
+}
+TEACHER: dict[str, dict[str, Any]] = {
+    "H": {"hidden": (128, 128), "epochs": 10, "lr": 2e-3, "weight_decay": 0.1},
+    "S": {"hidden": (256, 256), "epochs": 12, "lr": 2e-3, "weight_decay": 0.05},
+    "F": {"hidden": (128, 128), "epochs": 10, "lr": 2e-3, "weight_decay": 0.1},
+}
 
 
 def world(name: str, seed: int = 0, n_train: int | None = None, n_test: int | None = None) -> Task:
@@ -25,7 +38,7 @@ def world(name: str, seed: int = 0, n_train: int | None = None, n_test: int | No
         example lies on the positive side of its centre's first coordinate. 1000 noisy examples, test labels clean.
         `extra["clean"] (N,)` says which training labels are right.
     S: argmax of class scores s + 1/4 sum_j sin(a_j s + b_j) in 50 dimensions. 2000 examples; the teacher has the same.
-    F: H without noise, classes closer together, 10 examples per class.
+    F: H without noise, classes closer together, 10 examples per class on average.
 
     `n_train` and `n_test` replace the sizes (1000, 2000, 200 and 5000, 10000, 5000). Sizes and constants are this book's;
     those of Tang et al. 2020 are not known. Raises ValueError for another name or sizes below 1.
@@ -53,7 +66,7 @@ def _around(generator: torch.Generator, centres: Tensor, labels: Tensor) -> Tens
 
 
 def _noisy(seed: int, n_train: int, n_test: int) -> Task:
-    generator = torch.Generator().manual_seed(seed)
+    generator = _seeds.stream(seed, "world")
     centres = _centres(generator, 30, 1.6)
 
     def draw(n: int) -> tuple[Tensor, Tensor]:
@@ -69,36 +82,31 @@ def _noisy(seed: int, n_train: int, n_test: int) -> Task:
         stranger = ((GROUPS[labels] + 1) * size + _integers(generator, 0, CLASSES - size, len(x))) % CLASSES
         return torch.where(hit, torch.where(inside, sibling, stranger), labels)
 
+    # The training set is drawn first, whole: another n_test leaves it as it is.
     x_train, clean_train = draw(n_train)
+    y_train = corrupt(x_train, clean_train)
     x_teacher, clean_teacher = draw(8000)
+    y_teacher = corrupt(x_teacher, clean_teacher)
     x_test, y_test = draw(n_test)
-    y_train, y_teacher = corrupt(x_train, clean_train), corrupt(x_teacher, clean_teacher)
     extra = {"clean": y_train == clean_train, "x_teacher": x_teacher, "y_teacher": y_teacher}
     return Task(x_train, y_train, x_test, y_test, CLASSES, GROUPS, "world H", extra)
 
 
 def _few(seed: int, n_train: int, n_test: int) -> Task:
-    generator = torch.Generator().manual_seed(seed)
+    generator = _seeds.stream(seed, "world")
     centres = _centres(generator, 30, 1.0)
-    # Few examples: as many of each class as can be, so that no class is missing by chance.
-    y_train = torch.arange(n_train) % CLASSES
-    y_teacher = torch.arange(8000) % CLASSES
-    y_test = torch.randint(CLASSES, (n_test,), generator=generator)
-    x_train, x_teacher, x_test = (_around(generator, centres, y) for y in (y_train, y_teacher, y_test))
-    return Task(
-        x_train,
-        y_train,
-        x_test,
-        y_test,
-        CLASSES,
-        GROUPS,
-        "world F",
-        {"x_teacher": x_teacher, "y_teacher": y_teacher},
-    )
+
+    def draw(n: int) -> tuple[Tensor, Tensor]:
+        labels = torch.randint(CLASSES, (n,), generator=generator)
+        return _around(generator, centres, labels), labels
+
+    (x_train, y_train), (x_teacher, y_teacher), (x_test, y_test) = draw(n_train), draw(8000), draw(n_test)
+    extra = {"x_teacher": x_teacher, "y_teacher": y_teacher}
+    return Task(x_train, y_train, x_test, y_test, CLASSES, GROUPS, "world F", extra)
 
 
 def _sines(seed: int, n_train: int, n_test: int) -> Task:
-    generator = torch.Generator().manual_seed(seed)
+    generator = _seeds.stream(seed, "world")
     d = 50
     above = torch.linalg.qr(_normal(generator, d, SUPERCLASSES)).Q.T  # (C, d), orthonormal rows
     directions = above[GROUPS] + _normal(generator, CLASSES, d, scale=0.35 * 3 / math.sqrt(d))

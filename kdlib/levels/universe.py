@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,14 +33,10 @@ def matched_smoothing(probs: Tensor, labels: Tensor) -> Tensor:
     Every row puts the data set's mean of the true-class probability on its label and spreads the rest evenly. At T = 1
     this is label smoothing; for distillation at temperature T pass the tempered table `soften(logits, T)`.
 
-    Raises ValueError for rows that are no distributions or labels that do not match.
+    Raises ValueError for rows that are no distributions, fewer than 2 classes or labels that do not match.
     Source: confidence matching in the spirit of Zhang & Sabuncu 2020; the control is this book's.
     """
-    _check.probabilities("probs", probs)
-    n, k = probs.shape
-    _check.labels("labels", labels, k, n)
-    if k < 2:
-        raise ValueError(f"probs must have at least 2 classes, got {k}")
+    n, k = _checked(probs, labels)
     confidence = probs.gather(1, labels.unsqueeze(1)).mean()
     table = ((1 - confidence) / (k - 1)).repeat(n, k)
     return table.scatter_(1, labels.unsqueeze(1), confidence.item())
@@ -51,8 +48,14 @@ def effective_epsilon(probs: Tensor, labels: Tensor, alpha: float = 1.0) -> Tens
     The epsilon of label smoothing that leaves the same mass on the true class as distillation with weight alpha, for a
     student at T = 1. Raises ValueError as `matched_smoothing`. Source: derived from the loss of Hinton et al. 2015.
     """
-    _check.probabilities("probs", probs)
-    n, k = probs.shape
-    _check.labels("labels", labels, k, n)
+    k = _checked(probs, labels)[1]
     _check.fraction(alpha, "alpha")
     return alpha * (1 - probs.gather(1, labels.unsqueeze(1)).squeeze(1)) * k / (k - 1)
+
+
+def _checked(probs: Tensor, labels: Tensor) -> torch.Size:
+    n, k = _check.probabilities("probs", probs).shape
+    if n < 1 or k < 2:
+        raise ValueError(f"probs must have at least 1 example and 2 classes, got shape {(n, k)}")
+    _check.labels("labels", labels, k, n)
+    return probs.shape

@@ -1,0 +1,102 @@
+"""Where distillation fails, in the terms of the levels: teachers that lost what they knew, and a trap in known code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdlib import _check
+from kdlib.data.task import Task
+from kdlib.fleet import Recipe, train
+from kdlib.levels.domain import class_correlation, contrast
+from kdlib.levels.split import split_teacher
+from kdlib.levels.universe import smooth_labels
+from kdlib.losses import soften
+
+
+def smoothed_teacher(task: Task, epsilon: float) -> Recipe:
+    """The recipe of a teacher trained with label smoothing on task's own labels; epsilon 0 is the ordinary teacher.
+
+    `kdlib.train(task.for_teacher, [smoothed_teacher(task.for_teacher, e) for e in (0, 0.1, 0.3)], ...)` trains them side
+    by side. Such teachers are often more accurate, and know less: every wrong class is pulled to the same distance (level
+    2), every confidence to the same value (level 3).
+
+    Raises ValueError for epsilon outside [0, 1]. Source: Müller, Kornblith & Hinton 2019.
+    """
+    targets = smooth_labels(task.y_train, task.num_classes, epsilon)
+    return Recipe(f"smoothing {epsilon:g}", targets, temperature=1.0, alpha=1.0)
+
+
+def teachers_by_epoch(task: Task, epochs: Sequence[int], **settings: object) -> dict[int, Tensor]:
+    """Teachers that differ in how long they train: number of epochs -> logits on task's training examples, (N, K).
+
+    Each number is a run of its own on `task.for_teacher`, with its cosine decay to the end, from the same seed. `settings` are
+    those of `kdlib.train` (hidden, lr, weight_decay, ...); with several seeds logits are (F, N, K). The student's own data
+    and weight decay 0 show over-training at its worst.
+
+    Raises ValueError for no epochs, or as `kdlib.train`. Source: after Cho & Hariharan 2019.
+    """
+    if not epochs:
+        raise ValueError("epochs must name at least one number of epochs, got none")
+    settings = {"seeds": 1} | settings
+    runs = ((n, train(task.for_teacher, Recipe.hard(), epochs=n, **settings)) for n in sorted(set(epochs)))  # type: ignore[arg-type]
+    return {n: fleet.predict(task.x_train).squeeze(0) for n, fleet in runs}
+
+
+def symptoms(
+    teacher_logits: Tensor,
+    labels: Tensor,
+    temperature: float = 1.0,
+    groups: Tensor | None = None,
+    clean: Tensor | None = None,
+) -> pd.Series:
+    """What a teacher still has to tell at a temperature: one number for every level, from logits (N, K), labels (N,).
+
+    confidence: mean true-class probability; the smoothing budget (level 1) is 1 minus this
+    contrast: correlation of class probabilities inside minus between superclasses (level 2), with `groups (K,)`
+    spread: standard deviation of the true-class probability over examples (level 3)
+    clean: correlation of the true-class probability with `clean (N,)`, whether the label is right (level 3)
+    energy of universe, domain, confidence and shape: `split_teacher`
+
+    A teacher with a confidence near 1, a small spread and no contrast teaches what the labels teach. Contrast and clean are
+    NaN where a probability does not vary at all. Raises ValueError for shapes, labels or a temperature that do not fit.
+    """
+    probs = soften(teacher_logits, temperature)
+    parts = split_teacher(probs, labels)
+    p_t = probs.gather(1, labels.unsqueeze(1)).squeeze(1).double()
+    values = {"confidence": float(p_t.mean()), "spread": float(p_t.std(correction=0))}
+    if groups is not None:
+        constant = bool((probs == probs[:1]).all(0).any())
+        values["contrast"] = float("nan") if constant else contrast(class_correlation(probs), groups)["contrast"][0]
+    if clean is not None:
+        _check.shape("clean", clean, (len(labels),))
+        values["clean"] = float(torch.corrcoef(torch.stack([p_t, clean.double()]))[0, 1])
+    return pd.Series(values | {f"energy of {part}": energy for part, energy in parts.energies.items()})
+
+
+def virtual_teacher(labels: Tensor, num_classes: int, confidence: float = 0.99) -> Tensor:
+    """A teacher made of labels: `confidence` on the true class, the rest spread evenly; (N, K) float32 for labels (N,).
+
+    Level 1 alone: label smoothing with epsilon = (1 - confidence) K / (K - 1). Raises ValueError for a confidence outside
+    [0, 1], fewer than 2 classes or labels out of range. Source: Yuan et al. 2020 (Tf-KD).
+    """
+    _check.fraction(confidence, "confidence")
+    _check.labels("labels", labels, _check.positive_int(num_classes, "num_classes"))
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    one_hot = F.one_hot(labels, num_classes).float()
+    return confidence * one_hot + (1 - confidence) / (num_classes - 1) * (1 - one_hot)
+
+
+def softmax_of_probabilities(probs: Tensor, temperature: float) -> Tensor:
+    """The wrong way to temper a table: softmax(probs / T), shape unchanged. Kept for showing; use `soften(probs.log(), T)`.
+
+    Probabilities are no logits: they differ by at most 1, so at T = 20 every teacher becomes almost uniform, whatever it
+    knows. The released Tf-KD code does this to its virtual teacher. Raises ValueError for rows that are no
+    distributions or a temperature that is not positive.
+    """
+    return soften(_check.probabilities("probs", probs), temperature)

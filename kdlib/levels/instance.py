@@ -1,0 +1,73 @@
+"""Level 3, knowledge of the instance: the teacher's confidence rescales each example's gradient."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdlib import _check
+from kdlib.losses import true_class_odds
+
+
+def gradient_rescaling(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    temperature: float = 4.0,
+    alpha: float = 0.9,
+    t_squared: bool = True,
+) -> Tensor:
+    """The factor w by which distillation rescales an example's gradient: (..., N), for logits (..., N, K), labels (N,).
+
+    w = (1 - alpha) + alpha T (p_T,t - q_T,t) / (1 - q_t), with alpha / T for `t_squared=False`. It is the ratio of the
+    distillation gradient to the hard-label gradient at the true logit, and the same for the sum over the wrong logits: an
+    identity, for any student and teacher. Below 0 the student is pushed away from its label, which at T = 1 happens once
+    q_t exceeds 1 - alpha (1 - p_t). Stable also where q_t rounds to 1: there w may be very large and negative.
+
+    Raises ValueError for shapes that do not match, a temperature that is not positive or alpha outside [0, 1].
+    Source: Tang et al. 2020, level 3; as an identity without their noise model, derived here.
+
+    >>> z, v = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 0.0]])
+    >>> gradient_rescaling(z, v, torch.tensor([0]), temperature=1.0, alpha=1.0)
+    tensor([0.9051])
+    """
+    for name, value in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
+        _check.floating(name, value)
+    if student_logits.dim() < 2 or teacher_logits.shape[-2:] != student_logits.shape[-2:]:
+        raise ValueError(
+            f"teacher_logits must end in the same (N, K) as student_logits {tuple(student_logits.shape)}, "
+            f"got {tuple(teacher_logits.shape)}"
+        )
+    _check.temperature(temperature)
+    _check.fraction(alpha, "alpha")
+    teacher = true_class_odds(teacher_logits / temperature, labels)  # log(p_t / (1 - p_t)), (..., N)
+    student = true_class_odds(student_logits / temperature, labels)
+    # p - q for odds a > b is sigmoid(a) sigmoid(-b) (1 - e^(b - a)): no difference of numbers near 1 is ever taken.
+    high, low = torch.maximum(teacher, student), torch.minimum(teacher, student)
+    log_gap = F.logsigmoid(high) + F.logsigmoid(-low) + torch.log(-torch.expm1(low - high))
+    log_error = F.logsigmoid(-true_class_odds(student_logits, labels))  # log(1 - q_t)
+    ratio = torch.sign(teacher - student) * torch.exp(log_gap - log_error)
+    return (1 - alpha) + alpha * (temperature if t_squared else 1 / temperature) * ratio
+
+
+def confidence_targets(probs: Tensor, labels: Tensor) -> Tensor:
+    """KD-pt: the teacher's probability on the true class, the rest spread evenly; (N, K) for probs (N, K), labels (N,).
+
+    Destroys every relation between classes and keeps `gradient_rescaling` exactly: at one student state a KD-pt gradient
+    has the same true-class entry, and the same sum over wrong classes, as full distillation. For temperature T pass the tempered
+    table `soften(logits, T)`.
+
+    Raises ValueError for rows that are no distributions, fewer than 2 classes or labels that do not match.
+    Source: Tang et al. 2020, rho^pt.
+
+    >>> confidence_targets(torch.tensor([[0.7, 0.3, 0.0]]), torch.tensor([0]))
+    tensor([[0.7000, 0.1500, 0.1500]])
+    """
+    n, k = _check.probabilities("probs", probs).shape
+    _check.labels("labels", labels, k, n)
+    if k < 2:
+        raise ValueError(f"probs must have at least 2 classes, got {k}")
+    index = labels.unsqueeze(1)
+    confidence = probs.gather(1, index)  # (N, 1)
+    return ((1 - confidence) / (k - 1)).repeat(1, k).scatter_(1, index, confidence)

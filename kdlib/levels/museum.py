@@ -1,0 +1,226 @@
+"""The bug museum: thirteen silent distillation bugs from public code, each planted by a switch, each with its catching check.
+
+`buggy_loss` and `buggy_run` are a plain loss and a plain loop; `bug=None` is the correct version. `audit` runs the checks
+of `levels.checks` on any loss and loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdlib import _seeds
+from kdlib.data.task import Task
+from kdlib.fleet import Fleet
+from kdlib.levels import checks
+from kdlib.levels.checks import NOTHING, Loss, Run
+from kdlib.losses import cross_entropy, kd_loss
+from kdlib.models import MLP
+
+
+def buggy_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    temperature: float = 4.0,
+    alpha: float = 0.9,
+    t_squared: bool = True,
+    *,
+    bug: int | None = None,
+) -> Tensor:
+    """`kdlib.losses.kd_loss`, written plainly, with bug 2, 3, 4, 6, 8, 10, 11 or 12; others change nothing here.
+
+    Raises ValueError for a bug that is not in 1..13 and for a teacher with another number of classes.
+    """
+    _check_bug(bug)
+    z, v, T = student_logits, teacher_logits, temperature
+    if bug == 6:
+        t_squared = not t_squared  # the flag means its opposite
+    if bug == 10:
+        z, v = z.bfloat16().to(z), v.bfloat16().to(v)  # rounded first, upcast after
+    if bug == 12:
+        v = F.pad(v, (0, z.shape[-1] - v.shape[-1]))  # logit 0 is not probability 0
+    if v.shape[-1] != z.shape[-1]:
+        raise ValueError(f"teacher_logits must have {z.shape[-1]} classes like the student's, got {v.shape[-1]}")
+    log_p = torch.log_softmax(v / T, -1)
+    log_q = torch.log_softmax(z if bug == 8 else z / T, -1)  # the fast path forgets the student's temperature
+    if bug == 11:
+        log_p, log_q = torch.softmax(v / T, -1).log(), torch.softmax(z / T, -1).log()
+    if bug == 2:
+        log_q = log_p  # the teacher is compared with itself
+    terms = log_p.exp() * (log_p - log_q)
+    soft = terms.mean(-1) if bug == 4 else terms.sum(-1)  # the mean over classes is K times too small
+    if t_squared and bug != 3:
+        soft = T**2 * soft
+    return (1 - alpha) * cross_entropy(z, labels) + alpha * soft
+
+
+def buggy_run(
+    task: Task,
+    teacher: Fleet,
+    bug: int | None = None,
+    *,
+    seeds: int = 4,
+    hidden: tuple[int, ...] = (128,),
+    epochs: int = 20,
+    batch_size: int = 128,
+    chunk: int = 96,
+    lr: float = 3e-3,
+    temperature: float = 4.0,
+    alpha: float = 0.9,
+    order_seed: int = 0,
+) -> pd.DataFrame:
+    """Distil `teacher`, a fleet of one, in a plain loop with one bug; one row per epoch and seed, with its symptoms.
+
+    Students differ in their start and share the data order. A batch goes through in chunks of `chunk` examples, whose
+    gradients add up. Training rows where `task.extra["valid"]` is False are padding (see `checks.padded`).
+
+    Columns bug (0 for none), epoch, seed; accuracy, teacher_accuracy (test, fractions); loss (mean over the epoch's last batch) and
+    eval_loss (over the training set), nats; gradient_error, how far the gradient of the epoch's first batch is from the one
+    intended, computed in float64 without the bug, relative to its length. Raises ValueError for a bug that is not in 1..13.
+    """
+    _check_bug(bug)
+    x, y, valid, k = task.x_train, task.y_train, _valid(task), task.num_classes
+    student, model = MLP((x[0].numel(), *hidden, k), range(seeds), x.dtype), deepcopy(teacher.model)
+    learner, source = (model, student) if bug == 1 else (student, model)  # swapped in the constructor
+    optimiser = torch.optim.Adam([learner.flat], lr=lr)
+    classes = k - max(1, k // 4) if bug == 12 else k  # a teacher that never met the last classes
+    cache = source(x).detach()[..., :classes]  # (1, N, K)
+    intended = F.pad(teacher.model(x).detach()[..., :classes], (0, k - classes), value=NOTHING)
+    shuffle = _seeds.stream(order_seed, "data order")
+    everything = torch.arange(len(x))
+
+    def losses(index: Tensor, row: Tensor) -> Tensor:
+        return buggy_loss(learner(x[index]), cache[:, row], y[index], temperature, alpha, bug=bug)  # (F, B)
+
+    frames = []
+    for epoch in range(1, epochs + 1):
+        order = torch.randperm(len(x), generator=shuffle)
+        for batch, place in zip(order.split(batch_size), everything.split(batch_size), strict=True):
+            row = place if bug == 5 else batch  # cached logits in the order of the file, not of the batch
+            mask = torch.ones_like(valid[batch]) if bug == 7 else valid[batch]  # padding counts
+            optimiser.zero_grad()
+            loss, parts = torch.zeros(1).to(x), list(zip(*(t.split(chunk) for t in (batch, row, mask)), strict=True))
+            for index, cached, m in parts:
+                count = m.sum() * len(parts) if bug == 9 else mask.sum().clamp_min(1)  # the mean of the chunks' means
+                part = (losses(index, cached) * m).sum(-1) / count  # (F,)
+                part.sum().backward()
+                loss = loss + part.detach()
+            if place[0] == 0:  # an epoch's first batch is a full one
+                error = _gradient_error(student, task, batch, intended[0, batch], temperature, alpha)
+            optimiser.step()
+        with torch.no_grad():
+            total = (losses(everything, everything) * valid).sum(-1)
+        batches = -(-len(x) // batch_size)
+        measured = {
+            "accuracy": _accuracy(student, task),
+            "teacher_accuracy": _accuracy(model, task),
+            "loss": loss,
+            "eval_loss": total / (batches if bug == 13 else valid.sum()),  # sums per batch, averaged over batches
+            "gradient_error": error,
+        }
+        columns = {name: value.expand(seeds).tolist() for name, value in measured.items()}
+        frames.append(pd.DataFrame({"bug": bug or 0, "epoch": epoch, "seed": range(seeds), **columns}))
+    return pd.concat(frames, ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One bug: its number, name, where it was found, the check that catches it, and settings of `buggy_run` that show it."""
+
+    number: int
+    name: str
+    found: str
+    check: Callable[[Any], None]
+    of: str
+    settings: tuple[tuple[str, float], ...] = ()
+
+
+EXHIBITS = (
+    Exhibit(1, "teacher and student swapped", "keras-team/keras-io#257", checks.trains_the_student, "run"),
+    Exhibit(
+        2,
+        "KL of the teacher with itself",
+        "labmlai/annotated_deep_learning_paper_implementations#66",
+        checks.teaches,
+        "loss",
+    ),
+    Exhibit(3, "T² missing", "IntelLabs/distiller#122, keras-team/keras-io#869", checks.keeps_its_size, "loss"),
+    Exhibit(4, "KL averaged over classes", "facebookresearch/deit#116", checks.is_relative_entropy, "loss"),
+    Exhibit(
+        5, "cached logits in another order", "haitongli/knowledge-distillation-pytorch#16", checks.pairs_its_rows, "run"
+    ),
+    Exhibit(6, "flag inverted", "sunshangquan/logit-standardization-KD#15", checks.obeys_its_flag, "loss"),
+    Exhibit(7, "padding not masked", "peremartra/optipfair#34", checks.ignores_padding, "run"),
+    Exhibit(8, "fast path with another objective", "huggingface/trl#5731", checks.equals_the_reference, "loss"),
+    Exhibit(9, "mean of means", "huggingface/trl#6006, pytorch/torchtune#1885", checks.adds_up, "run"),
+    Exhibit(10, "rounding before the upcast", "linkedin/Liger-Kernel#1432", checks.keeps_its_digits, "loss"),
+    Exhibit(
+        11,
+        "logarithm of a probability",
+        "linkedin/Liger-Kernel#769",
+        checks.stays_finite,
+        "loss",
+        (("temperature", 0.05),),
+    ),
+    Exhibit(12, "missing classes padded with logit 0", "huggingface/trl#2215", checks.minds_the_classes, "loss"),
+    Exhibit(
+        13,
+        "evaluation loss normalised differently",
+        "axolotl-ai-cloud/axolotl#3271",
+        checks.evaluates_what_it_trains,
+        "run",
+    ),
+)
+
+
+def audit(loss: Loss = kd_loss, run: Run = buggy_run) -> pd.DataFrame:
+    """Run the thirteen checks on a loss and a loop: columns number, bug, check, passed, message. Bring your own.
+
+    `loss` is called like `kdlib.losses.kd_loss`, `run` like `buggy_run`.
+    """
+    rows = []
+    for exhibit in EXHIBITS:
+        message = ""
+        try:
+            exhibit.check(loss if exhibit.of == "loss" else run)
+        except AssertionError as error:
+            message = str(error)
+        rows.append((exhibit.number, exhibit.name, exhibit.check.__name__, not message, message))
+    return pd.DataFrame(rows, columns=["number", "bug", "check", "passed", "message"])
+
+
+def _check_bug(bug: int | None) -> None:
+    if bug is not None and bug not in range(1, 14):
+        raise ValueError(f"bug must be None or one of 1..13, got {bug!r}")
+
+
+def _gradient_error(
+    student: MLP, task: Task, batch: Tensor, teacher_logits: Tensor, temperature: float, alpha: float
+) -> Tensor:
+    exact = deepcopy(student).double()
+    exact.flat.grad = None
+    loss = kd_loss(
+        exact(task.x_train[batch].double()), teacher_logits.double(), task.y_train[batch], temperature, alpha
+    )
+    weight = _valid(task)[batch].double()
+    ((loss * weight).sum(-1) / weight.sum()).sum().backward()
+    assert exact.flat.grad is not None
+    taken = torch.zeros_like(student.flat) if student.flat.grad is None else student.flat.grad
+    return (taken - exact.flat.grad).norm(dim=-1) / exact.flat.grad.norm(dim=-1)
+
+
+def _valid(task: Task) -> Tensor:
+    return task.extra.get("valid", torch.ones(len(task.y_train))).to(task.x_train)
+
+
+@torch.no_grad()
+def _accuracy(model: Any, task: Task) -> Tensor:
+    return (model(task.x_test).argmax(-1) == task.y_test).double().mean(-1)

@@ -1,0 +1,94 @@
+"""The built book as a reader opens it, from a server and from a file, with the network blocked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from book.tools import chapters as ch
+from book.tools import pages
+
+pytestmark = pytest.mark.browser
+ROOT = Path(__file__).parents[2]
+SITE = pages.site(ROOT)
+NAMES = [chapter.name for chapter in ch.notebooks(ROOT)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _built() -> None:
+    if not (SITE / "index.html").exists():
+        pytest.skip("the book is not built: run `make book`")
+
+
+@pytest.fixture(params=["http", "file"])
+def home(request: pytest.FixtureRequest, serve: Any) -> str:
+    return SITE.as_uri() if request.param == "file" else serve(SITE)
+
+
+def seen_in(figure: Any) -> tuple[str, str, str, str]:
+    """Picture, its alternative text, sentence and table of a figure that moves."""
+    return tuple(
+        figure.evaluate(
+            """f => [f.querySelector('img').src, f.querySelector('img').alt,
+                     f.querySelector('.kdx-sentence').textContent,
+                     (f.querySelector('table') || f).innerText]"""
+        )
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_page_stands_alone(name: str, home: str, visit: Any) -> None:
+    seen = visit(f"{home}/{name}.html")
+    page = seen.page
+    page.wait_for_load_state("networkidle")
+    assert seen.outside == []
+    assert seen.errors == []
+    formulas = page.locator("span.math, div.math")
+    if formulas.count():
+        page.wait_for_function("document.querySelectorAll('mjx-container').length > 0")
+        assert page.locator("mjx-merror").count() == 0
+    assert page.evaluate("[...document.querySelectorAll('main img')].filter(i => !i.alt || !i.naturalWidth).length") == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_control_moves_picture_sentence_and_table(name: str, home: str, visit: Any) -> None:
+    page = visit(f"{home}/{name}.html").page
+    figures = page.locator("figure.kdx")
+    for i in range(figures.count()):
+        figure = figures.nth(i)
+        for j in range(figure.locator("input[type=range], select").count()):
+            before = seen_in(figure)
+            control = figure.locator("input[type=range], select").nth(j)
+            control.focus()
+            # a slider that starts at its end has only the other way to go
+            at_end = control.evaluate("c => c.type === 'range' && c.value === c.max")
+            page.keyboard.press("ArrowLeft" if at_end else "ArrowRight" if control.get_attribute("type") else "ArrowDown")
+            after = seen_in(figure)
+            changed = [a != b for a, b in zip(before, after, strict=True)]
+            assert changed[:3] == [True, True, True], (i, j, after[2])
+            assert changed[3] or not figure.locator("table").count(), f"table of figure {i} stayed at {after[2]}"
+            assert after[1] == after[2]
+            assert page.evaluate("location.hash").startswith("#")
+    if name != "appendix/claims":
+        assert figures.count() >= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_fits_a_phone(name: str, theme: str, visit: Any) -> None:
+    page = visit(
+        f"{SITE.as_uri()}/{name}.html", viewport={"width": 360, "height": 740}, color_scheme=theme, has_touch=True
+    ).page
+    page.wait_for_load_state("networkidle")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate("document.documentElement.dataset.theme") == theme
+
+
+def test_first_state_without_scripts(visit: Any) -> None:
+    page = visit(f"{SITE.as_uri()}/levels/universe.html", java_script_enabled=False).page
+    figure = page.locator("figure.kdx").first
+    assert figure.locator("img").is_visible()
+    assert figure.locator(".kdx-sentence").inner_text().startswith("World H")
+    assert not figure.locator(".kdx-controls").is_visible()

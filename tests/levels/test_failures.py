@@ -1,0 +1,105 @@
+import math
+
+import pytest
+import torch
+
+import kdlib
+from kdlib.levels import failures
+from kdlib.levels.universe import smooth_labels
+from kdlib.losses import soften
+
+
+def task(n=120, k=4, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    y = torch.randint(k, (2 * n,), generator=g)
+    x = 2 * torch.nn.functional.one_hot(y, k).float() + torch.randn(2 * n, k, generator=g)
+    return kdlib.Task(x[:n], y[:n], x[n:], y[n:], k, groups=torch.tensor([0, 0, 1, 1]))
+
+
+def test_smoothed_teachers_train_side_by_side_and_are_less_sure():
+    t = task()
+    recipes = [failures.smoothed_teacher(t, e) for e in (0.0, 0.3)]
+    assert [r.name for r in recipes] == ["smoothing 0", "smoothing 0.3"]
+    torch.testing.assert_close(recipes[1].targets, smooth_labels(t.y_train, 4, 0.3))
+    plain, smooth, hard = (
+        kdlib.train(t, r, seeds=1, hidden=(8,), epochs=20).predict(t.x_train)[0]
+        for r in (*recipes, kdlib.Recipe.hard())
+    )
+    torch.testing.assert_close(plain, hard, atol=1e-5, rtol=1e-4)
+    assert soften(smooth).max(1).values.mean() < soften(plain).max(1).values.mean()
+
+
+def test_longer_training_makes_a_surer_teacher_that_tells_less():
+    t = task()
+    tables = failures.teachers_by_epoch(t, (100, 3), hidden=(32,), lr=1e-2)
+    assert list(tables) == [3, 100]
+    young, old = (failures.symptoms(tables[e], t.y_train) for e in (3, 100))
+    assert old["confidence"] > young["confidence"]
+    assert old["energy of universe"] < young["energy of universe"]
+    alone = kdlib.train(t, kdlib.Recipe.hard(), seeds=1, hidden=(32,), lr=1e-2, epochs=3).predict(t.x_train)[0]
+    torch.testing.assert_close(tables[3], alone)
+
+
+def test_teachers_learn_from_their_own_data():
+    t = task()
+    other = task(seed=1)
+    t.extra["x_teacher"], t.extra["y_teacher"] = other.x_train, other.y_train
+    v = failures.teachers_by_epoch(t, [2], hidden=(8,), seeds=2)[2]
+    assert v.shape == (2, 120, 4)
+    own = failures.teachers_by_epoch(task(), [2], hidden=(8,), seeds=2)[2]
+    assert not torch.allclose(v, own)
+
+
+def test_symptoms_of_a_planted_teacher():
+    """Right examples get 0.9, wrong ones 0.5; the rest goes to the sibling class."""
+    labels = torch.arange(40) % 4
+    clean = torch.arange(40) % 8 < 4
+    probs = torch.full((40, 4), 1e-3)
+    p_t = torch.where(clean, 0.9, 0.5)
+    probs[torch.arange(40), labels] = p_t
+    probs[torch.arange(40), labels ^ 1] = 1 - p_t - 2e-3
+    found = failures.symptoms(probs.log(), labels, 1.0, torch.tensor([0, 0, 1, 1]), clean)
+    assert found["confidence"] == pytest.approx(0.7, abs=1e-6)
+    assert found["spread"] == pytest.approx(0.2, abs=1e-6)
+    assert found["clean"] == pytest.approx(1.0)
+    assert found["contrast"] > 0.5
+    assert found["energy of confidence"] == pytest.approx(4 / 3 * 0.2**2, rel=1e-5)
+    assert found["energy of shape"] == pytest.approx(2 / 3 * 0.2**2, rel=1e-5)  # siblings against an even rest
+    hot = failures.symptoms(probs.log(), labels, 10.0, torch.tensor([0, 0, 1, 1]), clean)
+    assert hot["confidence"] < found["confidence"] and hot["spread"] < found["spread"]
+    uniform = failures.symptoms(torch.zeros(40, 4), labels, 1.0, torch.tensor([0, 0, 1, 1]))
+    assert math.isnan(uniform["contrast"]) and uniform["spread"] == pytest.approx(0, abs=1e-12)
+
+
+def test_softmax_of_probabilities_forgets_the_teacher():
+    """The numbers of a known code's virtual teacher at T = 20, K = 100, and what tempering would have given."""
+    table = failures.virtual_teacher(torch.tensor([7]), 100, confidence=0.99)
+    wrong, right = failures.softmax_of_probabilities(table, 20.0)[0], soften(table.log(), 20.0)[0]
+    torch.testing.assert_close(wrong[6:8], torch.tensor([0.00999, 0.01050]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(right[6:8], torch.tensor([0.00994, 0.0157]), atol=1e-4, rtol=0)
+
+
+def test_virtual_teacher_is_label_smoothing():
+    labels = torch.tensor([0, 2, 1])
+    torch.testing.assert_close(failures.virtual_teacher(labels, 5, 0.9), smooth_labels(labels, 5, 0.1 * 5 / 4))
+
+
+T = task()
+BAD = {
+    "epsilon 2": (lambda: failures.smoothed_teacher(T, 2.0), "epsilon"),
+    "no epochs": (lambda: failures.teachers_by_epoch(T, []), "epochs"),
+    "epoch 0": (lambda: failures.teachers_by_epoch(T, [0]), "epochs"),
+    "temperature 0": (lambda: failures.symptoms(torch.zeros(3, 4), T.y_train[:3], 0.0), "temperature"),
+    "too few labels": (lambda: failures.symptoms(torch.zeros(3, 4), T.y_train[:2]), "labels"),
+    "clean of another length": (lambda: failures.symptoms(T.x_train, T.y_train, clean=T.y_train[:2] > 0), "clean"),
+    "confidence 1.2": (lambda: failures.virtual_teacher(T.y_train, 4, 1.2), "confidence"),
+    "one class": (lambda: failures.virtual_teacher(T.y_train * 0, 1), "num_classes"),
+    "logits for a table": (lambda: failures.softmax_of_probabilities(T.x_train, 2.0), "probs"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named(case):
+    call, name = BAD[case]
+    with pytest.raises(ValueError, match=name):
+        call()

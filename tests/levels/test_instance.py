@@ -1,0 +1,114 @@
+import pytest
+import torch
+
+from kdlib.levels import instance
+from kdlib.losses import cross_entropy, kd_loss, soft_cross_entropy, soften
+
+
+def problem(n=200, k=12, spread=3.0, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    z, v = spread * torch.randn(2, n, k, generator=g, dtype=torch.float64)
+    return z, v, torch.randint(k, (n,), generator=g)
+
+
+def gradient(loss, z):
+    z = z.clone().requires_grad_()
+    return torch.autograd.grad(loss(z).sum(), z)[0]
+
+
+def split_gradient(g, y):
+    """True-class entry and sum over the wrong classes, each (N,)."""
+    true = g.gather(1, y.unsqueeze(1)).squeeze(1)
+    return true, torch.where(torch.nn.functional.one_hot(y, g.shape[1]).bool(), 0, g).sum(1)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.9, 1.0])
+@pytest.mark.parametrize("t_squared", [True, False])
+def test_w_is_the_ratio_of_gradients_at_target_and_non_targets(temperature, alpha, t_squared):
+    z, v, y = problem(spread=1.5)
+    w = instance.gradient_rescaling(z, v, y, temperature, alpha, t_squared)
+    soft = split_gradient(gradient(lambda z: kd_loss(z, v, y, temperature, alpha, t_squared), z), y)
+    hard = split_gradient(gradient(lambda z: cross_entropy(z, y), z), y)
+    for a, b in zip(soft, hard, strict=True):
+        torch.testing.assert_close(a / b, w, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_kd_pt_has_the_same_w_and_another_gradient(temperature):
+    z, v, y = problem()
+    p = soften(v, temperature)
+    tables = (p, instance.confidence_targets(p, y))
+    full, even = (gradient(lambda z, t=t: soft_cross_entropy(z, t, temperature), z) for t in tables)
+    for a, b in zip(split_gradient(full, y), split_gradient(even, y), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
+    assert (full - even).abs().max() > 0.01
+
+
+def test_at_temperature_1_w_compares_error_masses():
+    z, v, y = problem(spread=1.0)
+    p, q = (torch.softmax(x, 1).gather(1, y.unsqueeze(1)).squeeze(1) for x in (v, z))
+    w = instance.gradient_rescaling(z, v, y, temperature=1.0, alpha=0.8)
+    torch.testing.assert_close(w, 1 - 0.8 * (1 - p) / (1 - q), atol=1e-10, rtol=1e-10)
+    assert torch.equal(w < 0, q > 1 - 0.8 * (1 - p))
+    assert (w < 0).any() and (w > 0).any()
+
+
+def test_high_temperature_limit():
+    z, v, y = problem(spread=1.0)
+    k = z.shape[1]
+    centred_gap = ((v - v.mean(1, keepdim=True)) - (z - z.mean(1, keepdim=True))).gather(1, y.unsqueeze(1)).squeeze(1)
+    q = torch.softmax(z, 1).gather(1, y.unsqueeze(1)).squeeze(1)
+    limit = 0.1 + 0.9 / k * centred_gap / (1 - q)
+    torch.testing.assert_close(instance.gradient_rescaling(z, v, y, 1e6, 0.9), limit, atol=1e-4, rtol=1e-4)
+
+
+def test_no_digits_are_lost_when_both_are_sure():
+    """True logits 60 above the rest: 1 - q_t is 1e-25, which 1 - softmax cannot see."""
+    z, v = torch.zeros(1, 3, dtype=torch.float64), torch.zeros(1, 3, dtype=torch.float64)
+    z[0, 0], v[0, 0] = 60.0, 61.0
+    y = torch.tensor([0])
+    expected = 1 - torch.exp(torch.tensor([-1.0], dtype=torch.float64))  # error masses: e^-61 against e^-60
+    torch.testing.assert_close(instance.gradient_rescaling(z, v, y, 1.0, 1.0), expected, atol=1e-10, rtol=0)
+    sure_student = instance.gradient_rescaling(z + z, v, y, 1.0, 1.0)
+    torch.testing.assert_close(sure_student, 1 - torch.exp(torch.tensor([59.0], dtype=torch.float64)))
+    single = instance.gradient_rescaling(z.float(), v.float(), y, 1.0, 1.0)
+    torch.testing.assert_close(single, expected.float(), atol=1e-5, rtol=0)
+
+
+def test_equal_logits_leave_only_the_hard_part_and_students_broadcast():
+    z, v, y = problem(n=7)
+    torch.testing.assert_close(instance.gradient_rescaling(v, v, y, 4.0, 0.9), torch.full((7,), 0.1).double())
+    both = instance.gradient_rescaling(torch.stack([z, v]), v, y)
+    assert both.shape == (2, 7)
+    torch.testing.assert_close(both[0], instance.gradient_rescaling(z, v, y))
+
+
+def test_confidence_targets():
+    _, v, y = problem(n=30, k=5)
+    p = soften(v)
+    targets = instance.confidence_targets(p, y)
+    true = torch.nn.functional.one_hot(y, 5).bool()
+    assert torch.equal(targets[true], p[true])
+    torch.testing.assert_close(targets.sum(1), torch.ones(30).double())
+    assert (targets[~true].view(30, 4).std(1) == 0).all()
+
+
+Z, V, Y = problem(n=6, k=4)
+BAD = {
+    "other classes": (lambda: instance.gradient_rescaling(Z, V[:, :3], Y), "teacher_logits"),
+    "integers": (lambda: instance.gradient_rescaling(Z.long(), V, Y), "student_logits"),
+    "too few labels": (lambda: instance.gradient_rescaling(Z, V, Y[:2]), "labels"),
+    "temperature 0": (lambda: instance.gradient_rescaling(Z, V, Y, 0.0), "temperature"),
+    "alpha 2": (lambda: instance.gradient_rescaling(Z, V, Y, alpha=2.0), "alpha"),
+    "logits for a table": (lambda: instance.confidence_targets(V, Y), "probs"),
+    "one class": (lambda: instance.confidence_targets(torch.ones(2, 1), torch.zeros(2, dtype=torch.int64)), "probs"),
+    "label out of range": (lambda: instance.confidence_targets(soften(V), Y + 4), "labels"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named(case):
+    call, name = BAD[case]
+    with pytest.raises(ValueError, match=name):
+        call()

@@ -1,0 +1,190 @@
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from kdlib.levels import split
+from kdlib.levels.domain import class_mean_targets
+from kdlib.levels.instance import confidence_targets
+from kdlib.levels.universe import matched_smoothing
+from kdlib.losses import soften, without_true_class
+
+PARTS = split.PARTS
+
+
+def table(n=90, k=6, seed=0, spread=2.0):
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.randint(k, (n,), generator=g)
+    logits = spread * torch.randn(n, k, generator=g, dtype=torch.float64)
+    logits += 2 * torch.nn.functional.one_hot(labels, k)
+    return soften(logits), labels
+
+
+def one_hot(probs, labels):
+    return torch.nn.functional.one_hot(labels, probs.shape[1]).double()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("spread", [0.1, 2.0, 10.0])
+def test_four_orthogonal_parts_that_sum_to_the_teacher(seed, spread):
+    probs, labels = table(seed=seed, spread=spread)
+    parts = split.split_teacher(probs, labels)
+    total = one_hot(probs, labels) + sum(getattr(parts, name) for name in PARTS)
+    torch.testing.assert_close(total, probs, atol=1e-10, rtol=0)
+    for a, b in itertools.combinations(PARTS, 2):
+        assert abs((getattr(parts, a) * getattr(parts, b)).sum(1).mean()) < 1e-10, (a, b)
+    for name in PARTS:
+        assert getattr(parts, name).sum(1).abs().max() < 1e-10
+    whole = (probs - one_hot(probs, labels)).square().sum(1).mean()
+    assert parts.energies.sum() == pytest.approx(float(whole), abs=1e-10)
+
+
+def test_each_part_is_what_it_claims():
+    probs, labels = table()
+    k = probs.shape[1]
+    parts, even, mean = (
+        split.split_teacher(probs, labels),
+        matched_smoothing(probs, labels),
+        class_mean_targets(probs, labels),
+    )
+    torch.testing.assert_close(parts.universe + one_hot(probs, labels), even, atol=1e-12, rtol=0)
+    torch.testing.assert_close(parts.domain, mean - even, atol=1e-12, rtol=0)
+    p_t = probs.gather(1, labels.unsqueeze(1)).squeeze(1)
+    variance = pd.Series(p_t.numpy()).groupby(labels.numpy()).transform("var", ddof=0).mean()
+    assert parts.energies["confidence"] == pytest.approx(k / (k - 1) * variance, abs=1e-10)
+    assert parts.shape.gather(1, labels.unsqueeze(1)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("make", "silent"),
+    [
+        (lambda p, y: one_hot(p, y), PARTS),
+        (matched_smoothing, ("domain", "confidence", "shape")),
+        (class_mean_targets, ("confidence", "shape")),
+    ],
+)
+def test_synthetic_teachers_lack_the_later_parts(make, silent):
+    probs, labels = table()
+    energies = split.split_teacher(make(probs, labels), labels).energies
+    for name in PARTS:
+        assert (energies[name] < 1e-20) == (name in silent)
+
+
+def test_ladder_and_lattice_tables():
+    probs, labels = table()
+    tables = split.lattice(probs, labels)
+    assert list(split.ladder(probs, labels)) == list(tables)[:6]
+    for name, expected in {
+        "universe": matched_smoothing(probs, labels),
+        "domain": class_mean_targets(probs, labels),
+        "confidence": confidence_targets(probs, labels),
+        "teacher": probs,
+    }.items():
+        torch.testing.assert_close(tables[name], expected, atol=1e-12, rtol=0)
+    own, mean, overall = (t.gather(1, labels.unsqueeze(1)) for t in (probs, tables["domain"], tables["universe"]))
+    shape = {"own": without_true_class(probs, labels), "mean": without_true_class(tables["domain"], labels)}
+    for name, confidence, source in [
+        ("domain + confidence", own, "mean"),
+        ("domain + shape", mean, "own"),
+        ("shape", overall, "own"),
+    ]:
+        assert tables[name].min() >= 0
+        torch.testing.assert_close(tables[name].sum(1), torch.ones(len(labels)).double())
+        torch.testing.assert_close(tables[name].gather(1, labels.unsqueeze(1)), confidence)
+        proportions = shape[source] / shape[source].sum(1, keepdim=True)
+        torch.testing.assert_close(without_true_class(tables[name], labels), proportions * (1 - confidence))
+
+
+def test_lattice_of_a_teacher_that_is_sure_to_the_last_digit():
+    labels = torch.arange(6) % 3
+    probs = torch.nn.functional.one_hot(labels, 3).float()
+    probs[:2] = torch.tensor([0.5, 0.3, 0.2])
+    for name, rows in split.lattice(probs, labels).items():
+        assert rows.isfinite().all(), name
+        torch.testing.assert_close(rows.sum(1), torch.ones(6))
+    torch.testing.assert_close(
+        split.lattice(probs, labels)["shape"][2], torch.tensor([1, 1, 8.6]) / 10.6, atol=0.1, rtol=0
+    )
+
+
+def lattice_frame(worth, seeds=2):
+    rows = [{"recipe": name, "seed": s, "accuracy": value + s} for name, value in worth.items() for s in range(seeds)]
+    return pd.DataFrame(rows)
+
+
+WORTH = {
+    "hard labels": 1.0, "universe": 3.0, "domain": 4.0, "confidence": 7.0, "shape": 3.5,
+    "domain + confidence": 7.5, "domain + shape": 6.0, "teacher": 10.0,
+}  # fmt: skip
+
+
+def test_shapley_equals_the_mean_over_all_orders():
+    frame = split.shapley(lattice_frame(WORTH))
+    assert set(frame.columns) == {"seed", "level", "gain", "alone", "last"}
+    players = ("domain", "confidence", "shape")
+
+    def worth(members):
+        if {"confidence", "shape"} <= members:
+            return WORTH["teacher"]
+        return WORTH[" + ".join(p for p in players if p in members) or "universe"]
+
+    expected = dict.fromkeys(players, 0.0)
+    for order in itertools.permutations(players):
+        for i, player in enumerate(order):
+            expected[player] += (worth({*order[: i + 1]}) - worth({*order[:i]})) / math.factorial(3)
+    gains = frame[frame["seed"] == 1].set_index("level")["gain"]
+    for player in players:
+        assert gains[player] == pytest.approx(expected[player], abs=1e-12)
+    assert gains["universe"] == pytest.approx(2.0)
+    assert gains.sum() == pytest.approx(WORTH["teacher"] - WORTH["hard labels"], abs=1e-12)
+    domain = frame[frame["level"] == "domain"].iloc[0]
+    assert (domain["alone"], domain["last"]) == (1.0, 0.0)
+
+
+def test_topk_keeps_the_largest_and_spreads_the_rest():
+    probs, _ = table(k=6)
+    top = split.topk_targets(probs, 2)
+    values, index = probs.sort(1, descending=True)
+    torch.testing.assert_close(top.gather(1, index[:, :2]), values[:, :2], atol=0, rtol=0)
+    rest = values[:, 2:].mean(1, keepdim=True).expand(-1, 4)
+    torch.testing.assert_close(top.gather(1, index[:, 2:]), rest)
+    assert torch.equal(split.topk_targets(probs, 6), probs)
+
+
+def test_permuted_keeps_confidence_and_values_and_breaks_relations():
+    probs, labels = table(n=300)
+    permuted = split.permuted_targets(probs, labels, seed=3)
+    torch.testing.assert_close(permuted.sort(1).values, probs.sort(1).values, atol=0, rtol=0)
+    at_label = (t.gather(1, labels.unsqueeze(1)) for t in (permuted, probs))
+    assert torch.equal(*at_label)
+    assert not torch.equal(permuted, probs)
+    assert torch.equal(permuted, split.permuted_targets(probs, labels, seed=3))
+    assert not torch.equal(permuted, split.permuted_targets(probs, labels, seed=4))
+    # every wrong class is as likely to receive the largest wrong probability as any other
+    where = without_true_class(permuted, labels).argmax(1)
+    assert np.abs(np.bincount(where, minlength=5) - 60).max() < 35
+
+
+PROBS, LABELS = table()
+BAD = {
+    "logits for a table": (lambda: split.split_teacher(PROBS.log(), LABELS), "probs"),
+    "too few labels": (lambda: split.ladder(PROBS, LABELS[:4]), "labels"),
+    "one class": (lambda: split.lattice(torch.ones(3, 1), LABELS[:3] * 0), "probs"),
+    "k = 0": (lambda: split.topk_targets(PROBS, 0), "k"),
+    "k > K": (lambda: split.topk_targets(PROBS, 7), "k"),
+    "label out of range": (lambda: split.permuted_targets(PROBS, LABELS + 5), "labels"),
+    "negative seed": (lambda: split.permuted_targets(PROBS, LABELS, seed=-1), "seed"),
+    "no such column": (lambda: split.shapley(lattice_frame(WORTH), "nll"), "frame"),
+    "a recipe missing": (lambda: split.shapley(lattice_frame({"teacher": 1.0})), "universe"),
+    "two temperatures": (lambda: split.shapley(pd.concat([lattice_frame(WORTH)] * 2)), "frame"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named(case):
+    call, name = BAD[case]
+    with pytest.raises(ValueError, match=name):
+        call()
