@@ -10,7 +10,7 @@ so each recipe becomes one table c made before training, and a step needs two so
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from kdlib import _check, _seeds
+from kdlib import _check, _cpu, _seeds
 from kdlib.data.task import Task
 from kdlib.losses import cross_entropy
-from kdlib.models import MLP, FleetModel, Tape
+from kdlib.models import MLP, FleetModel
 
-# Students are trained in groups whose working set fits a core's share of the cache: measured best between 2 and 8 MB.
-CACHE_BYTES = 5_000_000
-# Below this many multiply-adds a step, starting a second thread costs more than it brings.
+# Students are trained in groups whose working set fits a core's share of the cache: measured best between 7 and 20 MB.
+CACHE_BYTES = 10_000_000
+# Below this many multiply-adds a step, a second thread costs more than it brings.
 WORK_PER_THREAD = 15_000_000
 
 
@@ -213,21 +213,27 @@ def training(
     x = x.flatten(1) if isinstance(network, MLP) else x
     objective = _Objective(task, recipes, len(seeds), device, dtype)
     steps = epochs * -(-len(x) // batch_size)
-    on_cpu = device.type == "cpu"
-    groups = [
-        (rows, _Group(network.part(rows), objective.part(rows), x, lr, weight_decay, steps, compile))
-        for rows in _slices(len(fleet), _group_size(network, batch_size) if on_cpu else len(fleet))
-    ]
     generators = [_seeds.stream(seed, "data order") for seed in seeds]
     slot = torch.arange(len(fleet)) % len(seeds)
-    for epoch in range(1, epochs + 1):
-        # Between epochs the caller has its own number of threads back, also if it never resumes us.
-        with _threads(threads if on_cpu else 1, 3 * network.flat.numel() * batch_size):
+
+    # Groups of students run in threads of their own. Threads that are left over share each operation's work.
+    on_cpu = device.type == "cpu"
+    threads = _thread_count(threads, 3 * network.flat.numel() * batch_size) if on_cpu else 1
+    workers = 1 if compile else min(threads, len(fleet))
+    size = min(_group_size(network, batch_size), -(-len(fleet) // workers)) if on_cpu else len(fleet)
+    groups = [
+        (rows, _Group(network.part(rows), objective.part(rows), x, lr, weight_decay, steps, compile))
+        for rows in _slices(len(fleet), size)
+    ]
+    with ThreadPoolExecutor(workers) as pool:
+        each = pool.map if workers > 1 else map
+        for epoch in range(1, epochs + 1):
             orders = torch.stack([torch.randperm(len(x), generator=g) for g in generators]).to(device)  # (S, N)
-            for rows, group in groups:
-                for index in orders[slot[rows]].split(batch_size, dim=1):
-                    group.step(index)
-        yield Progress(epoch * steps // epochs, steps, epoch, epochs, fleet)
+            # Between epochs the caller has its own settings back, also if it never resumes us.
+            with _cpu.settings(threads // workers):
+                for _ in each(lambda part: part[1].epoch(orders[slot[part[0]]], batch_size), groups):
+                    pass
+            yield Progress(epoch * steps // epochs, steps, epoch, epochs, fleet)
 
 
 class _Objective:
@@ -239,7 +245,7 @@ class _Objective:
         n, k = len(task.y_train), task.num_classes
         hard = torch.nn.functional.one_hot(task.y_train, k).to(device, dtype)
         tables = [(1 - r.alpha) * hard + (0 if r.targets is None else r.pull * r.targets.to(hard)) for r in recipes]
-        self.table = torch.cat(tables)  # (R * N, K)
+        self.table = torch.cat(tables).T.contiguous()  # (K, R * N)
 
         def column(values: Iterable[float]) -> Tensor:
             return torch.tensor(list(values), device=device, dtype=dtype).repeat_interleave(repeats).view(-1, 1, 1)
@@ -261,7 +267,7 @@ class _Objective:
     def gradient(self, z: Tensor, index: Tensor) -> Tensor:
         """Gradient of the mean loss, (F, K, B), at logits z (F, K, B) of examples index (F, B). Overwrites z."""
         students, classes, batch = z.shape
-        c = self.table.index_select(0, (index + self.row).view(-1)).view(students, batch, classes).mT
+        c = self.table.index_select(1, (index + self.row).view(-1)).view(classes, students, batch).transpose(0, 1)
         if not self.warm:
             return torch.softmax(z, 1).mul_(self.hard + self.pull).sub_(c).div_(batch)
         g = torch.softmax(z, 1).mul_(self.hard)
@@ -282,31 +288,31 @@ class _Group:
         compile: bool,
     ) -> None:
         self.model, self.objective, self.x = model, objective, x
-        self.optimiser = torch.optim.AdamW([model.flat], lr=lr, weight_decay=weight_decay, fused=True)
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, steps)
         self.each = torch.compile(model.each) if compile else model.each
-        self.written_out = isinstance(model, MLP) and not compile
-        self.tapes: dict[int, Tape] = {}
+        self.tape = model.tape() if isinstance(model, MLP) and not compile else None
+        parameter = model.flat if self.tape is None else self.tape.parameter
+        self.optimiser = torch.optim.AdamW([parameter], lr=lr, weight_decay=weight_decay, fused=True)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, steps)
+
+    def epoch(self, orders: Tensor, batch_size: int) -> None:
+        """One step for each batch of the data orders (F, N)."""
+        for index in orders.split(batch_size, dim=1):
+            self.step(index)
+        if self.tape is not None:
+            self.tape.store()
 
     def step(self, index: Tensor) -> None:
         """One optimiser step on examples index (F, B)."""
         x = self.x.index_select(0, index.reshape(-1)).view(*index.shape, *self.x.shape[1:])
-        if self.written_out:
-            tape = self._tape(index.shape[1])
+        if self.tape is not None:
             with torch.no_grad():
-                tape.backward(self.objective.gradient(tape.forward(x), index))
+                self.tape.backward(self.objective.gradient(self.tape.forward(x), index))
         else:
             z = self.each(x).mT  # (F, K, B)
             self.optimiser.zero_grad(set_to_none=False)
             z.backward(self.objective.gradient(z.detach().clone(memory_format=torch.contiguous_format), index))
         self.optimiser.step()
         self.schedule.step()
-
-    def _tape(self, batch: int) -> Tape:
-        if batch not in self.tapes:
-            assert isinstance(self.model, MLP)
-            self.tapes[batch] = Tape(self.model, batch)
-        return self.tapes[batch]
 
 
 def _group_size(model: FleetModel, batch_size: int) -> int:
@@ -324,14 +330,9 @@ def _slices(length: int, size: int) -> list[slice]:
     return [slice(a, b) for a, b in pairwise(edges)]
 
 
-@contextmanager
-def _threads(threads: int | None, work: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or max(1, min(before, work // WORK_PER_THREAD)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _thread_count(threads: int | None, work: int) -> int:
+    """Threads asked for, or by the multiply-adds of a step, at most what torch has."""
+    return threads or max(1, min(torch.get_num_threads(), work // WORK_PER_THREAD))
 
 
 def _check_settings(

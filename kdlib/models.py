@@ -9,7 +9,7 @@ with the class axis last. Everything public has the class axis last.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Self
 
 import torch
@@ -111,45 +111,72 @@ class MLP(FleetModel):
             h = torch.relu(h) if k < len(layers) - 1 else h
         return h.mT
 
-    def tape(self, batch: int) -> Tape:
-        """Hand-written forward and backward pass for batches of one size, with buffers that are allocated once."""
-        return Tape(self, batch)
+    def tape(self) -> Tape:
+        """Hand-written forward and backward pass, on weights of its own."""
+        return Tape(self)
 
 
 class Tape:
-    """The MLP's chain rule written out: the same numbers as autograd (tested), about twice as fast on a CPU.
+    """The MLP's chain rule written out: the same numbers as autograd (tested), two to three times as fast on a CPU.
 
+    It works on a copy of the weights with each layer's F matrices side by side, the order that batched products like best:
+    the vector `parameter`, and its gradient, for an optimiser to step. `store` puts both back into the model's rows.
     `forward(x)` takes (F, B, in) and returns logits (F, K, B) in a buffer that the next call overwrites;
-    `backward(g)` takes dLoss/dlogits in that shape (and may overwrite it) and fills `model.flat.grad`.
+    `backward(g)` takes dLoss/dlogits in that shape (and may overwrite it) and fills `parameter.grad`.
     """
 
-    def __init__(self, model: MLP, batch: int) -> None:
-        flat = model.flat
-        if flat.grad is None:
-            flat.grad = torch.zeros_like(flat)
-        self.layers = model._layers(flat.data)
-        self.grads = model._layers(flat.grad)
-        self.outputs = [flat.new_empty(len(flat), n, batch) for n in model.sizes[1:]]
-        self.deltas = [flat.new_empty(len(flat), n, batch) for n in model.sizes[1:-1]]
+    def __init__(self, model: MLP) -> None:
+        self.model = model
+        self.parameter = nn.Parameter(model.flat.new_empty(model.flat.numel()))
+        self.parameter.grad = torch.zeros_like(self.parameter)
+        self.layers, self.grads = self._layers(self.parameter.data), self._layers(self.parameter.grad)
+        self.outputs: dict[int, list[Tensor]] = {}  # by batch size: allocated once
+        self.deltas: dict[int, list[Tensor]] = {}
         self.inputs: list[Tensor] = []
+        for own, row in self._pairs(self.layers, model.flat.data):
+            own.copy_(row)
+
+    def store(self) -> None:
+        """Copy weights and gradients to `model.flat` and its `grad`."""
+        flat = self.model.flat
+        flat.grad = torch.empty_like(flat) if flat.grad is None else flat.grad
+        for stacks, rows in ((self.layers, flat.data), (self.grads, flat.grad)):
+            for own, row in self._pairs(stacks, rows):
+                row.copy_(own)
 
     def forward(self, x: Tensor) -> Tensor:
+        batch = x.shape[1]
+        if batch not in self.outputs:
+            made = [x.new_empty(len(x), n, batch) for n in self.model.sizes[1:]]
+            self.outputs[batch], self.deltas[batch] = made, [torch.empty_like(h) for h in made[:-1]]
         self.inputs = [x.mT]
-        for k, ((w, b), out) in enumerate(zip(self.layers, self.outputs, strict=True)):
+        for k, ((w, b), out) in enumerate(zip(self.layers, self.outputs[batch], strict=True)):
             torch.baddbmm(b, w, self.inputs[k], out=out)  # (F, out, B)
             if k < len(self.layers) - 1:
                 self.inputs.append(out.relu_())
-        return self.outputs[-1]
+        return out
 
     def backward(self, g: Tensor) -> None:
+        deltas = self.deltas[g.shape[2]]
         for k in range(len(self.layers) - 1, -1, -1):
             dw, db = self.grads[k]
             torch.bmm(g, self.inputs[k].mT, out=dw)
             torch.sum(g, 2, keepdim=True, out=db)
             if k:
-                g = torch.bmm(self.layers[k][0].mT, g, out=self.deltas[k - 1])
+                g = torch.bmm(self.layers[k][0].mT, g, out=deltas[k - 1])
                 # where the ReLU was shut its output is 0, and so is the gradient
                 g = torch.ops.aten.threshold_backward.grad_input(g, self.inputs[k], 0, grad_input=g)
+
+    def _layers(self, vector: Tensor) -> list[tuple[Tensor, Tensor]]:
+        students, layers = len(self.model.seeds), []
+        for o, i in self.model.shapes:
+            w, b, vector = vector.split([students * o * i, students * o, len(vector) - students * o * (i + 1)])
+            layers.append((w.view(students, o, i), b.view(students, o, 1)))
+        return layers
+
+    def _pairs(self, stacks: list[tuple[Tensor, Tensor]], flat: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for ours, rows in zip(stacks, self.model._layers(flat), strict=True):
+            yield from zip(ours, rows, strict=True)
 
 
 class CNN(FleetModel):

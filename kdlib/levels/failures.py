@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -11,7 +9,7 @@ from torch import Tensor
 
 from kdlib import _check
 from kdlib.data.task import Task
-from kdlib.fleet import Recipe, train
+from kdlib.fleet import Recipe
 from kdlib.levels.domain import class_correlation, contrast
 from kdlib.levels.split import split_teacher
 from kdlib.levels.universe import smooth_labels
@@ -29,22 +27,6 @@ def smoothed_teacher(task: Task, epsilon: float) -> Recipe:
     """
     targets = smooth_labels(task.y_train, task.num_classes, epsilon)
     return Recipe(f"smoothing {epsilon:g}", targets, temperature=1.0, alpha=1.0)
-
-
-def teachers_by_epoch(task: Task, epochs: Sequence[int], **settings: object) -> dict[int, Tensor]:
-    """Teachers that differ in how long they train: number of epochs -> logits on task's training examples, (N, K).
-
-    Each number is a run of its own on `task.for_teacher`, with its cosine decay to the end, from the same seed. `settings` are
-    those of `kdlib.train` (hidden, lr, weight_decay, ...); with several seeds logits are (F, N, K). The student's own data
-    and weight decay 0 show over-training at its worst.
-
-    Raises ValueError for no epochs, or as `kdlib.train`. Source: after Cho & Hariharan 2019.
-    """
-    if not epochs:
-        raise ValueError("epochs must name at least one number of epochs, got none")
-    settings = {"seeds": 1} | settings
-    runs = ((n, train(task.for_teacher, Recipe.hard(), epochs=n, **settings)) for n in sorted(set(epochs)))  # type: ignore[arg-type]
-    return {n: fleet.predict(task.x_train).squeeze(0) for n, fleet in runs}
 
 
 def symptoms(

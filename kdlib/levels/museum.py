@@ -6,6 +6,7 @@ of `levels.checks` on any loss and loop.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -139,45 +140,38 @@ class Exhibit:
     name: str
     found: str
     check: Callable[[Any], None]
-    of: str
     settings: tuple[tuple[str, float], ...] = ()
 
+    @property
+    def of(self) -> str:
+        """What the check is called with: "loss" or "run"."""
+        return next(iter(inspect.signature(self.check).parameters))
 
+    def verdict(self, loss: Loss = kd_loss, run: Run = buggy_run) -> str:
+        """What the check says of a loss or a loop; empty if it passes."""
+        try:
+            self.check(loss if self.of == "loss" else run)
+        except AssertionError as error:
+            return str(error)
+        return ""
+
+
+LABML, HAITONGLI = "labmlai/annotated_deep_learning_paper_implementations", "haitongli/knowledge-distillation-pytorch"
+T_SQUARED = "IntelLabs/distiller#122, keras-team/keras-io#869"
 EXHIBITS = (
-    Exhibit(1, "teacher and student swapped", "keras-team/keras-io#257", checks.trains_the_student, "run"),
-    Exhibit(
-        2,
-        "KL of the teacher with itself",
-        "labmlai/annotated_deep_learning_paper_implementations#66",
-        checks.teaches,
-        "loss",
-    ),
-    Exhibit(3, "T² missing", "IntelLabs/distiller#122, keras-team/keras-io#869", checks.keeps_its_size, "loss"),
-    Exhibit(4, "KL averaged over classes", "facebookresearch/deit#116", checks.is_relative_entropy, "loss"),
-    Exhibit(
-        5, "cached logits in another order", "haitongli/knowledge-distillation-pytorch#16", checks.pairs_its_rows, "run"
-    ),
-    Exhibit(6, "flag inverted", "sunshangquan/logit-standardization-KD#15", checks.obeys_its_flag, "loss"),
-    Exhibit(7, "padding not masked", "peremartra/optipfair#34", checks.ignores_padding, "run"),
-    Exhibit(8, "fast path with another objective", "huggingface/trl#5731", checks.equals_the_reference, "loss"),
-    Exhibit(9, "mean of means", "huggingface/trl#6006, pytorch/torchtune#1885", checks.adds_up, "run"),
-    Exhibit(10, "rounding before the upcast", "linkedin/Liger-Kernel#1432", checks.keeps_its_digits, "loss"),
-    Exhibit(
-        11,
-        "logarithm of a probability",
-        "linkedin/Liger-Kernel#769",
-        checks.stays_finite,
-        "loss",
-        (("temperature", 0.05),),
-    ),
-    Exhibit(12, "missing classes padded with logit 0", "huggingface/trl#2215", checks.minds_the_classes, "loss"),
-    Exhibit(
-        13,
-        "evaluation loss normalised differently",
-        "axolotl-ai-cloud/axolotl#3271",
-        checks.evaluates_what_it_trains,
-        "run",
-    ),
+    Exhibit(1, "teacher and student swapped", "keras-team/keras-io#257", checks.trains_the_student),
+    Exhibit(2, "KL of the teacher with itself", f"{LABML}#66", checks.teaches),
+    Exhibit(3, "T² missing", T_SQUARED, checks.keeps_its_size),
+    Exhibit(4, "KL averaged over classes", "facebookresearch/deit#116", checks.is_relative_entropy),
+    Exhibit(5, "cached logits in another order", f"{HAITONGLI}#16", checks.pairs_its_rows),
+    Exhibit(6, "flag inverted", "sunshangquan/logit-standardization-KD#15", checks.obeys_its_flag),
+    Exhibit(7, "padding not masked", "peremartra/optipfair#34", checks.ignores_padding),
+    Exhibit(8, "fast path with another objective", "huggingface/trl#5731", checks.equals_the_reference),
+    Exhibit(9, "mean of means", "huggingface/trl#6006, pytorch/torchtune#1885", checks.adds_up),
+    Exhibit(10, "rounding before the upcast", "linkedin/Liger-Kernel#1432", checks.keeps_its_digits),
+    Exhibit(11, "log of a probability", "linkedin/Liger-Kernel#769", checks.stays_finite, (("temperature", 0.05),)),
+    Exhibit(12, "missing classes padded with logit 0", "huggingface/trl#2215", checks.minds_the_classes),
+    Exhibit(13, "another evaluation loss", "axolotl-ai-cloud/axolotl#3271", checks.evaluates_what_it_trains),
 )
 
 
@@ -186,15 +180,9 @@ def audit(loss: Loss = kd_loss, run: Run = buggy_run) -> pd.DataFrame:
 
     `loss` is called like `kdlib.losses.kd_loss`, `run` like `buggy_run`.
     """
-    rows = []
-    for exhibit in EXHIBITS:
-        message = ""
-        try:
-            exhibit.check(loss if exhibit.of == "loss" else run)
-        except AssertionError as error:
-            message = str(error)
-        rows.append((exhibit.number, exhibit.name, exhibit.check.__name__, not message, message))
-    return pd.DataFrame(rows, columns=["number", "bug", "check", "passed", "message"])
+    said = [(e.number, e.name, e.check.__name__, e.verdict(loss, run)) for e in EXHIBITS]
+    frame = pd.DataFrame(said, columns=["number", "bug", "check", "message"])
+    return frame.assign(passed=frame["message"] == "")
 
 
 def _check_bug(bug: int | None) -> None:

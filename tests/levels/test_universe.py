@@ -137,9 +137,9 @@ Y, P = torch.tensor([0, 2]), torch.full((2, 3), 1 / 3)
         (lambda: smooth_labels(Y - 1, 3, 0.1), r"labels must lie in 0..2, got -1..1"),
         (lambda: smooth_labels(Y.int(), 3, 0.1), "labels must have dtype torch.int64, got torch.int32"),
         (lambda: smooth_labels(P, 3, 0.1), r"labels must have shape \(any,\), got \(2, 3\)"),
-        (lambda: smooth_labels([0, 2], 3, 0.1), "labels must be a torch.Tensor .*, got list"),
+        (lambda: smooth_labels([0, 2], 3, 0.1), "labels must be a torch.Tensor .*, got list"),  # type: ignore[arg-type]
         (lambda: smooth_labels(Y, 0, 0.1), "num_classes must be an integer of at least 1, got 0"),
-        (lambda: smooth_labels(Y, 3.0, 0.1), "num_classes must be an integer of at least 1, got 3.0"),
+        (lambda: smooth_labels(Y, 3.0, 0.1), "num_classes must be an integer of at least 1, got 3.0"),  # type: ignore[arg-type]
         (lambda: matched_smoothing(2 * P, Y), "probs must have rows that sum to 1, got a row that is off by 1"),
         (lambda: matched_smoothing(P - 1, Y), "probs must not be negative, got a smallest entry of -0.667"),
         (lambda: matched_smoothing(P * float("nan"), Y), "probs must be finite, got 6 NaN or infinite values of 6"),
@@ -148,7 +148,7 @@ Y, P = torch.tensor([0, 2]), torch.full((2, 3), 1 / 3)
         (lambda: matched_smoothing(P, Y + 1), r"labels must lie in 0..2, got 1..3"),
         (lambda: matched_smoothing(torch.ones(2, 1), 0 * Y), "probs must have at least 1 example and 2 classes"),
         (lambda: matched_smoothing(P[:0], Y[:0]), "probs must have at least 1 example and 2 classes"),
-        (lambda: matched_smoothing(P.numpy(), Y), "probs must be a floating-point torch.Tensor, got ndarray"),
+        (lambda: matched_smoothing(P.numpy(), Y), "probs must be a floating-point torch.Tensor, got ndarray"),  # type: ignore[arg-type]
         (lambda: effective_epsilon(torch.ones(2, 1), 0 * Y), "probs must have at least 1 example and 2 classes"),
         (lambda: effective_epsilon(P.long(), Y), "probs must be a floating-point torch.Tensor, got torch.int64"),
         (lambda: effective_epsilon(P, Y, alpha=-1), r"alpha must be a number in \[0, 1\], got -1"),

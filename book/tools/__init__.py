@@ -1,0 +1,18 @@
+"""From source to proof: the book's own tooling.
+
+    python -m book.tools book      run the chapters that changed, build the pages, say where the first one is
+    python -m book.tools check     judge what the last build produced (budgets, errors, claims, alt text, pages)
+    python -m book.tools claims    compare the verdicts with book/claims.yml; --write records them
+    python -m book.tools run       run chapters only, in any profile
+    python -m book.tools lint      check the code cells and the headers of the chapters
+    python -m book.tools lab       open JupyterLab on the chapters
+
+The path a chapter takes, one module per step:
+
+1. ``chapters``  Markdown -> notebook (jupytext) -> executed notebook (papermill), stored with a key of everything
+   that could change its result, so that a chapter runs again only when it must.
+2. ``gates``     reads executed notebooks and built pages and lists what is wrong with them.
+3. ``pages``     puts the executed notebooks into jupyter-cache and lets Jupyter Book build strictly from there.
+
+Everything made on the way lies under ``_build/``; deleting that folder loses time and nothing else.
+"""

@@ -1,0 +1,175 @@
+"""The command line of the book's tooling; ``python -m book.tools --help`` lists the commands."""
+
+import argparse
+import difflib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jupytext
+import nbformat
+from jupytext.config import load_jupytext_config
+
+from . import chapters as ch
+from . import gates, pages
+
+CELL_WIDTH = 88  # characters of code that a page shows in one line
+CLAIMS_HEADER = (
+    "# The verdict of every claim in the book, as its chapters computed it.\n"
+    "# Written by `python -m book.tools claims --write`; `make check` fails when a run says anything else.\n"
+)
+
+
+def run(root: Path, args: argparse.Namespace) -> int:
+    """Run chapters (all, or the named ones) in a profile."""
+    runs = ch.run_chapters(root, args.profile, args.names)
+    return int(any(r.state == "failed" for r in runs))
+
+
+def book(root: Path, args: argparse.Namespace) -> int:
+    """Run what changed, build the pages, print the address of the first one."""
+    started = time.perf_counter()
+    if failed := [r.name for r in ch.run_chapters(root) if r.state == "failed"]:
+        print(f"the book was not built: {', '.join(failed)} failed", file=sys.stderr)
+        return 1
+    built = pages.build(root)
+    first = pages.site(root) / "index.html"
+    print(f"{'built' if built else 'pages unchanged'} ({time.perf_counter() - started:.0f} s): {first.as_uri()}")
+    if args.open:
+        pages.show(first)
+    return 0
+
+
+def check(root: Path, args: argparse.Namespace) -> int:
+    """Judge the executed chapters and, in the page profile, budgets, claims and built pages too."""
+    executed = ch.load_executed(root, args.profile)
+    faults = [fault for name, notebook in executed.items() for fault in gates.notebook_faults(name, notebook)]
+    found = gates.claims_in(executed)
+    differences = gates.claim_differences(found, gates.recorded_claims(root / "book" / "claims.yml"))
+    if args.profile == "page":
+        faults += gates.over_budget(executed)
+        if differences:
+            differences.append("if the new verdicts are right, record them: python -m book.tools claims --write")
+        faults += differences
+        if pages.is_current(root):
+            faults += gates.site_faults(pages.site(root))
+        else:
+            faults.append("the pages are not built from these sources: run `make book` first")
+    else:
+        print("\n".join(f"not enforced in profile {args.profile}: {line}" for line in differences))
+    for fault in faults:
+        print(fault)
+    print(f"{len(executed)} chapters, {len(found)} claims, {len(faults)} fault(s)")
+    return int(bool(faults))
+
+
+def claims(root: Path, args: argparse.Namespace) -> int:
+    """Show how the verdicts of the last run differ from the record; with --write, make them the record."""
+    path = root / "book" / "claims.yml"
+    found = gates.claims_in(ch.load_executed(root, "page"))
+    differences = gates.claim_differences(found, gates.recorded_claims(path))
+    print("\n".join(differences) or f"{len(found)} verdicts, all as recorded")
+    if not args.write:
+        return int(bool(differences))
+    elsewhere = {i: verdict for i, verdict in gates.recorded_claims(path).items() if "@" in i}  # data not here: keep
+    lines = "".join(f"{json.dumps(i)}: {json.dumps(verdict)}\n" for i, verdict in sorted((elsewhere | found).items()))
+    ch.write_atomically(path, CLAIMS_HEADER + lines)
+    print(f"wrote {len(found)} verdicts to {path}")
+    return 0
+
+
+def lint(root: Path, args: argparse.Namespace) -> int:
+    """Check that chapters open and save unchanged in JupyterLab, and their code cells with ruff."""
+    folder, changed = root / "_build" / "lint", 0
+    shutil.rmtree(folder, ignore_errors=True)
+    config = load_jupytext_config(str(root / "book"))
+    pages_and_cells = [(page, folder / f"{page.name}.ipynb") for page in ch.notebooks(root)]
+    for page, cells in pages_and_cells:
+        notebook = jupytext.reads(page.source.read_text("utf8"), fmt="md:myst", config=config)
+        ch.write_atomically(cells, nbformat.writes(notebook))
+
+    def ruff(*options: str) -> int:
+        width = ["--config", str(root / "pyproject.toml"), "--line-length", str(CELL_WIDTH)]
+        return subprocess.run([sys.executable, "-m", "ruff", *options, "--quiet", *width, str(folder)]).returncode
+
+    if args.fix:
+        ruff("format", "--no-respect-gitignore")
+        ruff("check", "--no-respect-gitignore", "--fix")
+    for page, cells in pages_and_cells:
+        text = page.source.read_text("utf8")
+        saved = jupytext.writes(nbformat.read(cells, as_version=4), fmt="md:myst", config=config)
+        if saved != text and args.fix:
+            ch.write_atomically(page.source, saved)
+        elif saved != text:
+            diff = difflib.unified_diff(text.splitlines(), saved.splitlines(), "as it is", "as saved", lineterm="", n=0)
+            print(f"{page.source}: saving it from a notebook would change it (`make fix` does)", *diff, sep="\n")
+            changed += 1
+    return int(ruff("check", "--no-respect-gitignore") or changed > 0)
+
+
+def lab_command(root: Path) -> list[str]:
+    """The JupyterLab command that opens chapters as notebooks on a double click and asks the network for nothing."""
+    settings = root / "_build" / "lab-settings"
+    overrides = {
+        "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Jupytext Notebook"}},
+        "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+    }
+    ch.write_atomically(settings / "overrides.json", json.dumps(overrides, indent=1))
+    first = next(iter(ch.chapters(root)), None)
+    options = {
+        "ServerApp.root_dir": str(root),
+        "LabApp.app_settings_dir": str(settings),
+        "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+        "LabApp.news_url": "None",
+        "LabApp.default_url": f"/lab/tree/{first.source.relative_to(root).as_posix()}" if first else "/lab",
+    }
+    return [sys.executable, "-m", "jupyterlab", *(f"--{key}={value}" for key, value in options.items())]
+
+
+def lab(root: Path, args: argparse.Namespace) -> int:
+    """Open JupyterLab on the chapters; further options go to it unchanged."""
+    return subprocess.run([*lab_command(root), *args.rest], cwd=root).returncode
+
+
+def parser() -> argparse.ArgumentParser:
+    main = argparse.ArgumentParser(prog="python -m book.tools", description="From source to proof.")
+    main.add_argument("--root", type=Path, default=Path(__file__).parents[2], help="the repository (default: this)")
+    commands = main.add_subparsers(dest="command", required=True)
+    for function in (book, run, check, claims, lint, lab):
+        command = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
+        command.set_defaults(function=function)
+        if function is book:
+            command.add_argument("--no-open", dest="open", action="store_false", help="never open a browser")
+        if function in (run, check):
+            command.add_argument("--profile", choices=ch.PROFILES, default="page")
+        if function is run:
+            command.add_argument("names", nargs="*", metavar="chapter", help="for example levels/universe")
+        if function is claims:
+            command.add_argument("--write", action="store_true", help="record the verdicts of the last run")
+        if function is lint:
+            command.add_argument("--fix", action="store_true", help="write chapters as jupytext would")
+        if function is lab:
+            command.add_argument("rest", nargs=argparse.REMAINDER, help="options for JupyterLab")
+    return main
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(arguments)
+    try:
+        return int(args.function(args.root.resolve(), args))
+    except (ValueError, pages.BuildError) as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; what was finished is kept, and the next call goes on from there", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    sys.exit(main())

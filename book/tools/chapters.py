@@ -1,0 +1,273 @@
+"""Find the chapters, run each one when it must be run, and keep what it produced."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import yaml
+
+PROFILES = ("page", "smoke", "full")
+CELL_TIMEOUT = {"page": 300, "smoke": 300, "full": None}  # seconds; a stop for runaway cells, not the budget
+DEBIAN_IMAGES = Path("/usr/share/datasets/fashion-mnist")  # its presence changes what some chapters compute
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One page of the book that has code: its name in the table of contents and its source."""
+
+    name: str
+    source: Path
+
+    def read(self) -> nbformat.NotebookNode:
+        """The source as a notebook without outputs; ValueError where its header is not one."""
+        try:
+            return jupytext.read(self.source)
+        except (nbformat.ValidationError, yaml.YAMLError) as problem:
+            reason = str(problem).splitlines()[0]
+            raise ValueError(f"{self.source} cannot be read as a notebook: {reason}") from problem
+
+    def executed(self, root: Path, profile: str) -> Path:
+        """Where the executed notebook of this profile is kept."""
+        return root / "_build" / "chapters" / profile / f"{self.name}.ipynb"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What became of one chapter: ``state`` is "run", "cached" or "failed"."""
+
+    name: str
+    state: str
+    seconds: float
+    peak_mb: float | None = None  # largest resident size of the kernel, MB of 1e6 bytes; None where unknown
+    error: str = ""
+
+
+def toc_entries(root: Path) -> list[str]:
+    """Page names in reading order, as written in ``book/_toc.yml`` (no file suffix)."""
+
+    def walk(node: Any) -> Iterator[str]:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                if key in ("root", "file"):
+                    yield str(value)
+                else:
+                    yield from walk(value)
+        elif isinstance(node, list):
+            for item in node:
+                yield from walk(item)
+
+    return list(walk(yaml.safe_load((root / "book" / "_toc.yml").read_text("utf8"))))
+
+
+def page_source(root: Path, name: str) -> Path:
+    """The Markdown file of a page; ValueError where the table of contents names a page that is not there."""
+    source = root / "book" / f"{name.removesuffix('.md')}.md"
+    if not source.is_file():
+        raise ValueError(f"book/_toc.yml names {name!r}, but {source.relative_to(root)} does not exist")
+    return source
+
+
+def notebooks(root: Path) -> list[Chapter]:
+    """Pages that Jupyter Book reads as notebooks (those with the jupytext header), in reading order."""
+    pages = [Chapter(name.removesuffix(".md"), page_source(root, name)) for name in toc_entries(root)]
+    return [page for page in pages if page.read().metadata["jupytext"]["text_representation"]["format_name"] == "myst"]
+
+
+def chapters(root: Path, names: Iterable[str] = ()) -> list[Chapter]:
+    """Notebook pages with at least one code cell; only the given ones if any are named."""
+    found = [page for page in notebooks(root) if any(cell.cell_type == "code" for cell in page.read().cells)]
+    wanted = list(names)
+    if unknown := sorted(set(wanted) - {chapter.name for chapter in found}):
+        known = ", ".join(chapter.name for chapter in found)
+        raise ValueError(f"no chapter called {', '.join(unknown)}; the chapters are: {known}")
+    return [chapter for chapter in found if not wanted or chapter.name in wanted]
+
+
+def digest(root: Path, files: Iterable[Path], *facts: str) -> str:
+    """SHA-256 over facts and files; a file counts by its place below root and its content (empty if missing)."""
+    total = hashlib.sha256("\0".join(facts).encode())
+    for path in files:
+        content = path.read_bytes() if path.is_file() else b""
+        total.update(f"\0{path.relative_to(root).as_posix()}\0{len(content)}\0".encode() + content)
+    return total.hexdigest()
+
+
+def files_under(folder: Path) -> list[Path]:
+    """All files below a folder, sorted, without hidden ones and Python's caches."""
+
+    def counts(path: Path) -> bool:
+        parts = path.relative_to(folder).parts
+        return path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in parts)
+
+    return sorted(filter(counts, folder.rglob("*")))
+
+
+def environment_key(root: Path) -> str:
+    """Changes when kdlib, the shipped tables, the pinned versions, Python or the data at hand change."""
+    shared = [*files_under(root / "kdlib"), *files_under(root / "data"), root / "constraints.txt"]
+    facts = (platform.python_version(), os.environ.get("KDLIB_DATA", ""), str(DEBIAN_IMAGES.is_dir()))
+    return digest(root, shared, *facts)
+
+
+def stored_key(path: Path) -> str | None:
+    """The key an executed notebook was stored under, or None where there is none."""
+    try:
+        return str(json.loads(path.read_text("utf8"))["metadata"]["kdlib"]["key"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def chapter_key(root: Path, chapter: Chapter, environment: str) -> str:
+    return digest(root, [chapter.source], environment)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside the target, then rename: a reader sees the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf8", dir=path.parent, suffix=".tmp", delete=False) as file:
+        file.write(text)
+    os.replace(file.name, path)
+
+
+def check_parameters(inferred: dict[str, Any], given: dict[str, str], name: str) -> None:
+    """papermill only warns about a parameter the notebook does not have; here it is an error."""
+    if unknown := sorted(set(given) - set(inferred)):
+        known = ", ".join(sorted(inferred)) or "none"
+        raise ValueError(f"{name} has no parameter {', '.join(unknown)}; its `parameters` cell sets: {known}")
+    default = str(inferred.get("profile", {}).get("default", "")).strip("'\"")
+    if default != "page":
+        raise ValueError(f'{name}: the `parameters` cell must set profile = "page", found {default!r}')
+
+
+def execute(chapter: Chapter, parameters: dict[str, str], timeout: int | None) -> nbformat.NotebookNode:
+    """Run one Markdown chapter in its own folder; the executed notebook, also when a cell raised.
+
+    Without parameters the cells that run are exactly the source's cells, which is what jupyter-cache needs.
+    """
+    import papermill
+
+    with tempfile.TemporaryDirectory(prefix="kdlib-book-") as scratch:
+        plain, done = f"{scratch}/source.ipynb", f"{scratch}/executed.ipynb"
+        nbformat.write(chapter.read(), plain)
+        # profile stands for the rest: a page run injects nothing, so its default must be the page profile
+        check_parameters(papermill.inspect_notebook(plain), parameters, chapter.name)
+        try:
+            papermill.execute_notebook(
+                plain,
+                done,
+                parameters,
+                kernel_name="python3",
+                cwd=str(chapter.source.parent),
+                progress_bar=False,
+                execution_timeout=timeout,
+            )
+        except papermill.PapermillExecutionError:
+            notebook = nbformat.read(done, as_version=4)
+            # papermill adds a cell on top that points to the failure; the error itself stays in its own cell
+            notebook.cells = [c for c in notebook.cells if "papermill-error-cell-tag" not in c.metadata.get("tags", [])]
+            return notebook
+        return nbformat.read(done, as_version=4)
+
+
+def _peak_mb() -> float | None:
+    """Largest resident size among the finished children of this process."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e6
+
+
+def _first_error(notebook: nbformat.NotebookNode) -> str:
+    for number, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                return f"cell {number} raised {output.ename}: {output.evalue}\n\n{cell.source}"
+    return ""
+
+
+def _run_in_worker(chapter: Chapter, target: Path, profile: str, parameters: dict[str, str], key: str) -> Run:
+    """Body of the worker process: one chapter, then the process ends, so its peak memory is the kernel's."""
+    started = time.perf_counter()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    log = target.with_suffix(".log")  # what the kernel process itself says (notices, crashes) goes here
+    with log.open("w") as stream:
+        os.dup2(stream.fileno(), 2)
+    try:
+        notebook = execute(chapter, parameters, CELL_TIMEOUT[profile])
+        error = _first_error(notebook)
+    except Exception as problem:  # a dead kernel or a bad parameter must not stop the other chapters
+        notebook, error = None, f"{type(problem).__name__}: {problem}\n(what its process said: {log})"
+    seconds, peak = time.perf_counter() - started, _peak_mb()
+    if notebook is not None:
+        notebook.metadata["kdlib"] = {"key": None if error else key, "profile": profile, "peak_mb": peak}
+        seconds = float(notebook.metadata.get("papermill", {}).get("duration") or seconds)
+        write_atomically(target, nbformat.writes(notebook) + "\n")
+    return Run(chapter.name, "failed" if error else "run", seconds, peak, error)
+
+
+def run_chapters(
+    root: Path,
+    profile: str = "page",
+    names: Iterable[str] = (),
+    folder: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> list[Run]:
+    """Run the chapters whose stored result is out of date, one after another, with a line for each.
+
+    A failing chapter does not stop the others: each good result is stored as soon as it is there.
+    ``folder`` stores somewhere else than ``_build/chapters``. ValueError for an unknown profile or name.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {profile!r}")
+    parameters = {} if profile == "page" else {"profile": profile}
+    environment, runs = environment_key(root), []
+    todo = chapters(root, names)
+    width = max((len(chapter.name) for chapter in todo), default=0)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=spawn, max_tasks_per_child=1) as pool:
+        for number, chapter in enumerate(todo, 1):
+            target = folder / f"{chapter.name}.ipynb" if folder else chapter.executed(root, profile)
+            key = chapter_key(root, chapter, environment)
+            label = f"[{number}/{len(todo)}] {chapter.name:{width}}"
+            if stored_key(target) == key:
+                run = Run(chapter.name, "cached", *_cost(target))
+            else:
+                run = pool.submit(_run_in_worker, chapter, target, profile, parameters, key).result()
+            memory = f"{run.peak_mb:6.0f} MB" if run.peak_mb else " " * 9
+            say(f"{label}  {run.seconds:6.1f} s {memory}  {run.state}")
+            if run.error:
+                say(run.error)
+            runs.append(run)
+    return runs
+
+
+def _cost(executed: Path) -> tuple[float, float | None]:
+    metadata = json.loads(executed.read_text("utf8"))["metadata"]
+    return float(metadata["papermill"]["duration"]), metadata["kdlib"]["peak_mb"]
+
+
+def load_executed(root: Path, profile: str) -> dict[str, nbformat.NotebookNode]:
+    """Chapter name -> executed notebook of this profile. ValueError where one is missing or out of date."""
+    environment, loaded = environment_key(root), {}
+    for chapter in chapters(root):
+        path = chapter.executed(root, profile)
+        if stored_key(path) != chapter_key(root, chapter, environment):
+            raise ValueError(
+                f"{chapter.name} has not been run in profile {profile!r} since it, kdlib or the pins changed"
+            )
+        loaded[chapter.name] = nbformat.read(path, as_version=4)
+    return loaded

@@ -1,0 +1,263 @@
+"""What may not be in an executed notebook or a built page: each gate returns a list of plain sentences.
+
+The gates exist because the tools before them let these faults pass: an error inside a live control ends up in the
+saved widget state and everything stays green; a figure without a description, a script from somebody's server or a
+claim that no longer holds are no errors to a notebook runner or to Sphinx.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import yaml
+from bs4 import BeautifulSoup, NavigableString, Tag
+from nbformat import NotebookNode
+
+CLAIMS_MIME = "application/vnd.kdlib.claims+json"
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
+CHAPTER_SECONDS, CHAPTER_MB, BOOK_SECONDS = 60.0, 2000.0, 720.0  # page profile on two cores
+PAGE_BYTES = 1_500_000
+TRACEBACK = "Traceback (most recent call last)"
+
+
+def _text(value: Any) -> str:
+    """Notebook text is stored as one string or as a list of lines."""
+    return "".join(value) if isinstance(value, list) else str(value)
+
+
+def _outputs(notebook: NotebookNode) -> Iterator[tuple[int, NotebookNode, NotebookNode]]:
+    for number, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", []):
+            yield number, cell, output
+
+
+def _stream_or_error(output: Mapping[str, Any]) -> str:
+    """What is wrong with one output as such, or an empty string."""
+    if output["output_type"] == "error":
+        return f"raised {output['ename']}: {output['evalue']}"
+    if output["output_type"] == "stream":
+        text = _text(output["text"]).strip()
+        if output["name"] == "stderr" and text:
+            return f"wrote to stderr: {text.splitlines()[-1][:200]}"
+        if TRACEBACK in text:
+            return "printed a traceback"
+    return ""
+
+
+# ---------------------------------------------------------------- executed notebooks
+
+
+def cell_errors(name: str, notebook: NotebookNode) -> list[str]:
+    """Errors, stderr and printed tracebacks in the outputs of cells."""
+    found = ((number, _stream_or_error(output)) for number, _, output in _outputs(notebook))
+    return [f"{name}: cell {number} {fault}" for number, fault in found if fault]
+
+
+def widget_errors(name: str, notebook: NotebookNode) -> list[str]:
+    """Errors and stderr that a callback left inside the saved state of an Output widget."""
+    models = notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
+    faults = []
+    for model in models.values():
+        if model.get("model_name") == "OutputModel":
+            faults += [_stream_or_error(output) for output in model["state"].get("outputs", [])]
+    return [f"{name}: a live control {fault}" for fault in faults if fault]
+
+
+def blank_outputs(name: str, notebook: NotebookNode) -> list[str]:
+    """Widgets with no HTML beside them: alive in a notebook, an empty place in a page."""
+    return [
+        f"{name}: cell {number} shows a widget without text/html, so its place in the page stays empty"
+        for number, _, output in _outputs(notebook)
+        if WIDGET_VIEW in output.get("data", {}) and "text/html" not in output["data"]
+    ]
+
+
+def _described(node: Tag) -> bool:
+    """Has this img or svg a text alternative, its own or that of a picture it is a part of?"""
+    if node.name == "img" and str(node.get("alt") or "").strip():
+        return True
+    if node.name == "svg" and node.find("title"):
+        return True
+    for part in (node, *node.parents):
+        if part.get("aria-hidden") == "true" or part.get("role") in ("presentation", "none"):
+            return True
+        if part.get("role") == "img" and (part.get("aria-label") or part.get("aria-labelledby")):
+            return True
+    return bool(node.get("aria-label") or node.get("aria-labelledby"))
+
+
+def undescribed_figures(name: str, notebook: NotebookNode) -> list[str]:
+    """Pictures without alt text.
+
+    HTML carries its own: ``<img alt="...">``, or an SVG with a title or ``role="img"`` and a label. A bare picture
+    (a matplotlib figure at the end of a cell) gets it from the cell's metadata ``mystnb: {image: {alt: ...}}``.
+    """
+    faults = []
+    for number, cell, output in _outputs(notebook):
+        data = output.get("data", {})
+        if "text/html" in data:
+            page = BeautifulSoup(_text(data["text/html"]), "html.parser")
+            if missing := [node for node in page.find_all(["img", "svg"]) if not _described(node)]:
+                faults.append(f"{name}: cell {number} has {len(missing)} picture(s) in HTML without alt text")
+        elif any(mime.startswith("image/") for mime in data):
+            image = cell.metadata.get("mystnb", {}).get("image", {})
+            if not str(image.get("alt") or "").strip():
+                faults.append(f"{name}: cell {number} has a figure without alt text (mystnb: image: alt)")
+    return faults
+
+
+def notebook_faults(name: str, notebook: NotebookNode) -> list[str]:
+    """All of the above: what is wrong in any profile."""
+    gates = (cell_errors, widget_errors, blank_outputs, undescribed_figures)
+    return [fault for gate in gates for fault in gate(name, notebook)]
+
+
+# ---------------------------------------------------------------- budgets and claims
+
+
+def over_budget(executed: Mapping[str, NotebookNode]) -> list[str]:
+    """Chapters over 60 s or 2 GB, and all of them together over 12 minutes, as papermill measured them."""
+    faults, total = [], 0.0
+    for name, notebook in executed.items():
+        seconds = float(notebook.metadata["papermill"]["duration"])
+        peak = notebook.metadata.get("kdlib", {}).get("peak_mb")
+        total += seconds
+        if seconds > CHAPTER_SECONDS:
+            faults.append(f"{name}: took {seconds:.1f} s, the budget is {CHAPTER_SECONDS:.0f} s")
+        if peak is not None and peak > CHAPTER_MB:
+            faults.append(f"{name}: used {peak:.0f} MB, the budget is {CHAPTER_MB:.0f} MB")
+    if total > BOOK_SECONDS:
+        faults.append(f"all chapters together took {total:.0f} s, the budget is {BOOK_SECONDS:.0f} s")
+    return faults
+
+
+def claims_in(executed: Mapping[str, NotebookNode]) -> dict[str, str]:
+    """Claim id -> verdict over the whole book. ValueError where an id is used twice."""
+    verdicts: dict[str, str] = {}
+    for name, notebook in executed.items():
+        for number, _, output in _outputs(notebook):
+            for claim in output.get("data", {}).get(CLAIMS_MIME, []):
+                if claim["id"] in verdicts:
+                    raise ValueError(f"{name}: cell {number} uses the claim id {claim['id']!r} a second time")
+                verdicts[claim["id"]] = claim["verdict"]
+    return verdicts
+
+
+def recorded_claims(path: Path) -> dict[str, str]:
+    """The verdicts on record, ``book/claims.yml``; none where the file does not exist."""
+    return dict(yaml.safe_load(path.read_text("utf8")) or {}) if path.is_file() else {}
+
+
+def claim_differences(found: Mapping[str, str], recorded: Mapping[str, str]) -> list[str]:
+    """Claims that vanished, appeared or changed their verdict since they were recorded.
+
+    A claim about data that not every machine has carries the data's name after an @ in its id
+    (``smoothing-gain@fashion-mnist``): it may be absent, but if present its verdict must be the recorded one.
+    """
+    differences = []
+    for i in sorted(found.keys() | recorded.keys()):
+        if i not in found and "@" not in i:
+            differences.append(f"claim {i}: recorded as {recorded[i]!r}, now missing")
+        elif i not in recorded:
+            differences.append(f"claim {i}: {found[i]!r}, but not on record")
+        elif i in found and found[i] != recorded[i]:
+            differences.append(f"claim {i}: recorded as {recorded[i]!r}, now {found[i]!r}")
+    return differences
+
+
+# ---------------------------------------------------------------- built pages
+
+FETCHED = {  # element -> attributes whose address a browser fetches by itself
+    "script": ["src"],
+    "img": ["src", "srcset"],
+    "source": ["src", "srcset"],
+    "iframe": ["src"],
+    "embed": ["src"],
+    "object": ["data"],
+    "audio": ["src"],
+    "video": ["src", "poster"],
+    "track": ["src"],
+    "input": ["src"],
+    "image": ["href", "xlink:href"],
+    "use": ["href", "xlink:href"],
+    "link": ["href"],
+}
+LINK_TYPES = {"stylesheet", "preload", "prefetch", "modulepreload", "preconnect", "dns-prefetch", "icon", "manifest"}
+CSS_ADDRESS = re.compile(r"""url\(\s*['"]?([^'")]+)|@import\s+['"]([^'"]+)""")
+UNREAD = re.compile(r"\$|\{[a-z:]+\}|^\s*:::|\[\^")
+
+
+def _addresses(page: BeautifulSoup) -> Iterator[str]:
+    """Everything a browser would fetch while opening the page."""
+    for node in page.find_all(list(FETCHED)):
+        if node.name == "link" and not LINK_TYPES & {str(kind).lower() for kind in node.get_attribute_list("rel")}:
+            continue
+        for attribute in FETCHED[node.name]:
+            value = str(node.get(attribute) or "").strip()
+            if value and attribute == "srcset" and not value.startswith("data:"):
+                yield from (candidate.split()[0] for candidate in value.split(","))
+            elif value:
+                yield value
+    for style in (*(node["style"] for node in page.find_all(style=True)), *(s.get_text() for s in page("style"))):
+        yield from (a or b for a, b in CSS_ADDRESS.findall(str(style)))
+
+
+def _bad_address(address: str, folder: Path) -> str:
+    """Why this address cannot be used by a page that works from a folder on disk, or an empty string."""
+    parts = urlsplit(address)
+    if parts.scheme in ("data", "blob", "about") or not (parts.netloc or parts.scheme or parts.path):
+        return ""
+    if parts.netloc or parts.scheme:
+        return f"fetches {address} from outside"
+    if parts.path.startswith("/") or not (folder / unquote(parts.path)).exists():
+        return f"needs {address}, which is not in the built book"
+    return ""
+
+
+def _unread_markup(page: BeautifulSoup) -> Iterator[str]:
+    """Pieces of text outside code and formulas that look like a formula, role, directive or footnote not read."""
+    for piece in page.find_all(string=UNREAD):
+        # a bare string only: comments and scripts are classes of their own
+        if (
+            type(piece) is NavigableString
+            and not piece.find_parent(["pre", "code"])
+            and not piece.find_parent(class_="math")
+        ):
+            yield repr(" ".join(piece.split())[:60])
+
+
+def page_faults(page: Path, site: Path) -> list[str]:
+    """What is wrong with one built page: tracebacks, pictures without alt text, outside resources, its weight."""
+    name, html = page.relative_to(site).as_posix(), page.read_text("utf8")
+    tree = BeautifulSoup(html, "html.parser")
+    faults = []
+    if TRACEBACK in tree.get_text() or tree.select(".output.traceback, .system-message"):
+        faults.append("shows a traceback or an error message")
+    if unread := sorted(set(_unread_markup(tree))):
+        faults.append(f"shows markup instead of what it means: {', '.join(unread)}")
+    if missing := [str(node)[:80] for node in tree.find_all(["img", "svg"]) if not _described(node)]:
+        faults.append(f"has pictures without alt text: {', '.join(missing)}")
+    if any(not figure.find(["img", "svg", "canvas", "table", "pre"]) for figure in tree.find_all("figure")):
+        faults.append("has an empty figure")
+    faults += sorted({fault for address in _addresses(tree) if (fault := _bad_address(address, page.parent))})
+    if len(html.encode()) > PAGE_BYTES:
+        faults.append(f"weighs {len(html.encode()) / 1e6:.2f} MB, the cap is {PAGE_BYTES / 1e6:.1f} MB")
+    return [f"{name}: {fault}" for fault in faults]
+
+
+def stylesheet_faults(sheet: Path, site: Path) -> list[str]:
+    """Fonts, pictures and sheets that a stylesheet of the book would fetch from outside."""
+    addresses = (a or b for a, b in CSS_ADDRESS.findall(sheet.read_text("utf8")))
+    outside = sorted({address for address in addresses if urlsplit(address).netloc})
+    return [f"{sheet.relative_to(site).as_posix()}: fetches {address} from outside" for address in outside]
+
+
+def site_faults(site: Path) -> list[str]:
+    """Every gate on every built page and stylesheet below ``site``."""
+    # the theme leaves templates in _static; they are not pages
+    pages = [page for page in sorted(site.rglob("*.html")) if page.relative_to(site).parts[0] != "_static"]
+    faults = [fault for page in pages for fault in page_faults(page, site)]
+    return faults + [fault for sheet in sorted(site.rglob("*.css")) for fault in stylesheet_faults(sheet, site)]

@@ -1,0 +1,206 @@
+"""Each gate is shown the fault it is there for, and the same thing without the fault."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from book.tools import gates
+
+ERROR = {"output_type": "error", "ename": "ZeroDivisionError", "evalue": "division by zero", "traceback": []}
+
+
+def notebook(*outputs: Any, metadata: dict[str, Any] | None = None, cell: dict[str, Any] | None = None) -> Any:
+    node = new_notebook(cells=[new_code_cell("x", outputs=list(outputs), metadata=cell or {})])
+    node.metadata.update(metadata or {})
+    return node
+
+
+def shown(**data: Any) -> Any:
+    """A display output; keyword text_html stands for text/html."""
+    return new_output("display_data", data={key.replace("_", "/", 1): value for key, value in data.items()})
+
+
+def claims(*pairs: tuple[str, str]) -> Any:
+    listed = [{"id": i, "verdict": verdict, "sentence": "..."} for i, verdict in pairs]
+    return new_output("display_data", data={gates.CLAIMS_MIME: listed, "text/html": "<table></table>"})
+
+
+def faults(node: Any) -> list[str]:
+    return gates.notebook_faults("levels/x", node)
+
+
+def test_quiet_output_passes():
+    assert faults(notebook(new_output("stream", name="stdout", text="accuracy 0.9"))) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        (new_output(**ERROR), "raised ZeroDivisionError: division by zero"),
+        (new_output("stream", name="stderr", text="a\nUserWarning: old"), "wrote to stderr: UserWarning: old"),
+        (new_output("stream", name="stdout", text=f"{gates.TRACEBACK}:\n ..."), "printed a traceback"),
+    ],
+)
+def test_errors_in_cells(output, expected):
+    assert faults(notebook(output)) == [f"levels/x: cell 0 {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("inner", "expected"),
+    [
+        ([], []),
+        ([{"output_type": "stream", "name": "stdout", "text": "fine"}], []),
+        ([ERROR], ["levels/x: a live control raised ZeroDivisionError: division by zero"]),
+        (
+            [{"output_type": "stream", "name": "stderr", "text": ["one\n", "two"]}],
+            ["levels/x: a live control wrote to stderr: two"],
+        ),
+    ],
+)
+def test_errors_inside_the_saved_state_of_a_live_control(inner, expected):
+    models = {
+        "a": {"model_name": "FloatSliderModel", "state": {"value": 1.0}},
+        "b": {"model_name": "OutputModel", "state": {"outputs": inner}},
+    }
+    assert faults(notebook(metadata={"widgets": {gates.WIDGET_STATE: {"state": models}}})) == expected
+
+
+def test_a_widget_needs_html_for_the_page():
+    view = {gates.WIDGET_VIEW: {"model_id": "a"}}
+    assert "stays empty" in faults(notebook(new_output("display_data", data=view)))[0]
+    assert faults(notebook(new_output("display_data", data={**view, "text/html": "<p>5</p>"}))) == []
+
+
+@pytest.mark.parametrize(
+    ("html", "described"),
+    [
+        ('<img src="data:," alt="two bars">', True),
+        ('<img src="data:,">', False),
+        ('<img src="data:," alt=" ">', False),
+        ('<img src="data:," alt="" role="presentation">', True),
+        ("<svg><rect/></svg>", False),
+        ("<svg><title>two bars</title></svg>", True),
+        ('<svg role="img" aria-label="two bars"></svg>', True),
+        ('<div role="img" aria-label="two bars"><svg></svg></div>', True),
+        ('<div role="img"><svg></svg></div>', False),
+        ('<button><svg aria-hidden="true"></svg>next</button>', True),
+        ("<table><tr><td>0.9</td></tr></table>", True),
+    ],
+)
+def test_pictures_in_html_need_a_description(html, described):
+    assert (faults(notebook(shown(text_html=html))) == []) is described
+
+
+def test_bare_figures_need_a_description_in_the_cell():
+    figure = shown(image_png="aGk=", text_plain="<Figure>")
+    assert "figure without alt text" in faults(notebook(figure))[0]
+    assert "figure without alt text" in faults(notebook(figure, cell={"mystnb": {"image": {"alt": ""}}}))[0]
+    assert faults(notebook(figure, cell={"mystnb": {"image": {"alt": "a rising line"}}})) == []
+
+
+def measured(seconds: float, peak_mb: float | None) -> Any:
+    return notebook(metadata={"papermill": {"duration": seconds}, "kdlib": {"peak_mb": peak_mb}})
+
+
+def test_budgets():
+    assert gates.over_budget({"a": measured(59, 1999), "b": measured(1, None)}) == []
+    assert gates.over_budget({"a": measured(61, 10)}) == ["a: took 61.0 s, the budget is 60 s"]
+    assert gates.over_budget({"a": measured(1, 2001)}) == ["a: used 2001 MB, the budget is 2000 MB"]
+    many = {str(number): measured(59, 10) for number in range(13)}
+    assert gates.over_budget(many) == ["all chapters together took 767 s, the budget is 720 s"]
+
+
+def test_claims_are_collected_over_chapters_and_ids_are_unique():
+    executed = {"a": notebook(claims(("one", "confirmed"))), "b": notebook(claims(("two", "inconclusive")))}
+    assert gates.claims_in(executed) == {"one": "confirmed", "two": "inconclusive"}
+    with pytest.raises(ValueError, match="b: cell 0 uses the claim id 'one' a second time"):
+        gates.claims_in({**executed, "b": notebook(claims(("one", "confirmed")))})
+
+
+@pytest.mark.parametrize(
+    ("found", "recorded", "expected"),
+    [
+        ({"one": "confirmed"}, {"one": "confirmed"}, None),
+        ({"one": "inconclusive"}, {"one": "confirmed"}, "recorded as 'confirmed', now 'inconclusive'"),
+        ({}, {"one": "confirmed"}, "recorded as 'confirmed', now missing"),
+        ({"one": "confirmed"}, {}, "'confirmed', but not on record"),
+        ({}, {"one@fashion-mnist": "confirmed"}, None),
+        ({"one@fashion-mnist": "inconclusive"}, {"one@fashion-mnist": "confirmed"}, "now 'inconclusive'"),
+    ],
+)
+def test_verdicts_against_the_record(found, recorded, expected):
+    differences = gates.claim_differences(found, recorded)
+    assert differences == [] if expected is None else expected in differences[0]
+
+
+def page(folder: Path, body: str, name: str = "index.html") -> list[str]:
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(f"<html><head><title>x</title></head><body>{body}</body></html>", "utf8")
+    return gates.site_faults(folder)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '<script src="https://cdn.example/x.js"></script>',
+        '<script src="//cdn.example/x.js"></script>',
+        '<link rel="stylesheet" href="http://cdn.example/x.css">',
+        '<link rel="preconnect" href="https://fonts.example">',
+        '<img alt="a" src="https://cdn.example/x.png">',
+        '<img alt="a" src="data:," srcset="https://cdn.example/x.png 2x">',
+        '<iframe src="https://video.example/1"></iframe>',
+        '<p style="background: url(https://cdn.example/x.png)">x</p>',
+        "<style>@import 'https://fonts.example/x.css';</style>",
+        "<style>@font-face { src: url('https://fonts.example/x.woff') }</style>",
+    ],
+)
+def test_pages_fetch_nothing_from_outside(tmp_path, body):
+    (fault,) = page(tmp_path, body)
+    assert fault.startswith("index.html: fetches ") and fault.endswith(" from outside")
+
+
+def test_links_to_other_sites_and_data_are_no_fetches(tmp_path):
+    body = '<a href="https://arxiv.org">x</a><link rel="canonical" href="https://x.org"><img alt="a" src="data:,">'
+    assert page(tmp_path, body) == []
+
+
+def test_local_resources_must_be_there(tmp_path):
+    body = '<script src="../_static/a b.js?v=1"></script>'.replace(" ", "%20").replace("<script%20", "<script ")
+    assert page(tmp_path, body, "levels/x.html") == [
+        "levels/x.html: needs ../_static/a%20b.js?v=1, which is not in the built book"
+    ]
+    (tmp_path / "_static").mkdir()
+    (tmp_path / "_static" / "a b.js").write_text("")
+    assert page(tmp_path, body, "levels/x.html") == []
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (f"<pre>{gates.TRACEBACK}: ...</pre>", "shows a traceback"),
+        ('<div class="output traceback highlight">oh</div>', "shows a traceback"),
+        ('<img src="data:,">', "has pictures without alt text"),
+        ("<figure><figcaption>x</figcaption></figure>", "has an empty figure"),
+        ("<p>For each $$q$$ here</p>", "shows markup instead of what it means: 'For each $$q$$ here'"),
+        ("<p>see {prf:ref}<code>x</code></p>", "shows markup"),
+        ("<p>::: tip</p>", "shows markup"),
+        ("<p>as said[^1]</p>", "shows markup"),
+        (f"<p>{'x' * gates.PAGE_BYTES}</p>", "the cap is 1.5 MB"),
+    ],
+)
+def test_faults_in_built_pages(tmp_path, body, expected):
+    (fault,) = page(tmp_path, body)
+    assert expected in fault
+
+
+def test_code_and_formulas_are_no_unread_markup(tmp_path):
+    body = "<pre>$HOME {x}</pre><code>{cite}</code><span class='math'>\\(a_{i}\\)</span><script>var a = '$'</script>"
+    assert page(tmp_path, body) == []
+
+
+def test_stylesheets_fetch_nothing_from_outside(tmp_path):
+    (tmp_path / "x.css").write_text("@import 'local.css'; a { background: url(//cdn.example/x.png) }", "utf8")
+    assert gates.site_faults(tmp_path) == ["x.css: fetches //cdn.example/x.png from outside"]

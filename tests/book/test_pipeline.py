@@ -1,0 +1,262 @@
+"""The path from source to page on a two-chapter book: what runs, what does not run again, and what stops it."""
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from book.tools import __main__ as tools
+from book.tools import chapters as ch
+from book.tools import pages
+
+ROOT = Path(__file__).parents[2]
+
+HEADER = """---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+    format_version: 0.13
+kernelspec:
+  display_name: Python 3 (ipykernel)
+  language: python
+  name: python3
+---
+
+# Chapter {name}
+
+```{{code-cell}} ipython3
+:tags: [parameters, remove-cell]
+
+profile = "page"
+```
+"""
+
+
+def cell(code: str) -> str:
+    return f"\n```{{code-cell}} ipython3\n{code}\n```\n"
+
+
+class TinyBook:
+    """A book of a cover and two chapters with this repository's configuration, and its command line."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name in ("_config.yml", "constraints.txt", "pyproject.toml", "jupytext.toml"):
+            shutil.copy(ROOT / name, root / name)
+        shutil.copytree(ROOT / "book" / "_static", root / "book" / "_static")
+        shutil.copy(ROOT / "book" / "references.bib", root / "book" / "references.bib")
+        contents = {"format": "jb-book", "root": "index", "chapters": [{"file": "part/a"}, {"file": "part/b"}]}
+        self.write("_toc.yml", yaml.safe_dump(contents))
+        self.write("index.md", "# Cover\n\n[a](part/a.md)\n")
+        for name in "ab":
+            self.chapter(name, cell('print("profile is", profile)'))
+        (root / "kdlib").mkdir()
+        (root / "kdlib" / "x.py").write_text("x = 1\n")
+
+    def write(self, name: str, text: str) -> None:
+        path = self.root / "book" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf8")
+
+    def chapter(self, name: str, body: str) -> None:
+        self.write(f"part/{name}.md", HEADER.format(name=name) + body)
+
+    def call(self, *arguments: str) -> tuple[int, str]:
+        """Status and output of one command."""
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            status = tools.main(["--root", str(self.root), *arguments])
+        return status, said.getvalue()
+
+    def states(self, said: str) -> list[str]:
+        return re.findall(r"^\[\d/2\] part/. .*?(\w+)$", said, re.MULTILINE)
+
+    def page(self, name: str) -> str:
+        return (self.root / "_build" / "html" / f"{name}.html").read_text("utf8")
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return TinyBook(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_chapter_runs_when_it_must_and_only_then(tiny):
+    status, said = tiny.call("book")
+    assert status == 0, said
+    assert tiny.states(said) == ["run", "run"] and "built" in said
+    assert (tiny.root / "_build/html/index.html").as_uri() in said
+    assert "profile is page" in tiny.page("part/a")
+
+    status, said = tiny.call("book")
+    assert (status, tiny.states(said)) == (0, ["cached", "cached"]) and "pages unchanged" in said
+    assert tiny.call("check") == (0, "2 chapters, 0 claims, 0 fault(s)\n")
+
+    tiny.chapter("b", cell('print("changed")'))
+    status, said = tiny.call("check")
+    assert status == 1 and "part/b has not been run in profile 'page'" in said
+    status, said = tiny.call("book")
+    assert (status, tiny.states(said)) == (0, ["cached", "run"]), said
+    assert "changed" in tiny.page("part/b")
+
+    (tiny.root / "kdlib" / "x.py").write_text("x = 2\n")
+    assert tiny.states(tiny.call("run")[1]) == ["run", "run"]
+
+
+@pytest.mark.slow
+def test_strict_pages_and_half_built_pages(tiny, monkeypatch):
+    tiny.write("index.md", "# Cover\n\n{ref}`nowhere`\n")
+    for _ in range(2):  # a second try must not pass because Sphinx has read the page before
+        status, said = tiny.call("book")
+        assert status == 1 and "WARNING" in said and "nowhere" in said
+    tiny.write("index.md", "# Cover\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(pages, "fill_cache", lambda root, _: shutil.rmtree(root / "_build/.jupyter_cache"))
+        status, said = tiny.call("book")  # the pages come out right, but Jupyter Book had to run them
+    assert status == 1 and "pages ran a second time" in said and "(part/a)" in said  # b has the same code
+    assert tiny.call("book")[0] == 0
+
+    (tiny.root / "_build/html/.complete").unlink()  # as after an interruption
+    (tiny.root / "_build/html/index.html").write_text("half a pa")
+    status, said = tiny.call("book")
+    assert (status, tiny.states(said)) == (0, ["cached", "cached"])
+    assert "Cover" in tiny.page("index")
+
+
+@pytest.mark.slow
+def test_a_failing_chapter_stops_the_book_but_not_the_others(tiny):
+    tiny.chapter("a", cell("1 / 0"))
+    status, said = tiny.call("book")
+    assert status == 1 and tiny.states(said) == ["failed", "run"]
+    assert "raised ZeroDivisionError" in said and "1 / 0" in said and "part/a failed" in said
+    assert not (tiny.root / "_build/html").exists()
+    tiny.chapter("a", cell("1 / 1"))
+    assert tiny.states(tiny.call("run")[1]) == ["run", "cached"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal to a process group")
+def test_an_interrupted_run_goes_on_from_where_it_was(tiny):
+    tiny.chapter("b", cell("import time\n\ntime.sleep(100)"))
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "book.tools", "--root", str(tiny.root), "book"],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert "run" in process.stdout.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopped" in said
+    tiny.chapter("b", cell('print("awake")'))
+    status, said = tiny.call("run")
+    assert (status, tiny.states(said)) == (0, ["cached", "run"]), said
+
+
+@pytest.mark.slow
+def test_an_error_in_a_live_control_is_found_although_every_cell_succeeded(tiny):
+    callback = "import ipywidgets as w\n\n\ndef show(T):\n    raise RuntimeError(T)\n\n\n"
+    widgets = 'w.interactive_output(show, {"T": w.IntSlider(3)});'
+    tiny.chapter("b", cell(f"{callback}out = {widgets}"))
+    status, said = tiny.call("run", "part/b")
+    assert status == 0, said
+    assert tiny.call("run", "part/a")[0] == 0
+    status, said = tiny.call("check")
+    assert status == 1 and "part/b: a live control raised RuntimeError: 3" in said
+
+
+@pytest.mark.slow
+def test_profiles_reach_the_chapter_and_unknown_parameters_do_not_pass(tiny):
+    status, said = tiny.call("run", "--profile", "smoke", "part/a")
+    assert status == 0, said
+    assert "profile is smoke" in (tiny.root / "_build/chapters/smoke/part/a.ipynb").read_text("utf8")
+
+    source = tiny.root / "book" / "part" / "b.md"
+    source.write_text(source.read_text("utf8").replace('profile = "page"', 'profil = "page"'), "utf8")
+    status, said = tiny.call("run", "--profile", "smoke", "part/b")
+    assert status == 1 and "part/b has no parameter profile; its `parameters` cell sets: profil" in said
+
+
+def test_a_chapter_must_be_in_the_page_profile_by_default():
+    with pytest.raises(ValueError, match="must set profile = \"page\", found 'smoke'"):
+        ch.check_parameters({"profile": {"default": '"smoke"'}}, {}, "part/a")
+
+
+def test_unknown_names_are_refused(tiny):
+    with pytest.raises(ValueError, match=r"no chapter called part/c; the chapters are: part/a, part/b"):
+        ch.chapters(tiny.root, ["part/c"])
+    with pytest.raises(ValueError, match="profile must be one of page, smoke, full, got 'quick'"):
+        ch.run_chapters(tiny.root, "quick")
+    tiny.write("part/b.md", "---\nfile_format: mystnb\nkernelspec: {name: python3}\n---\n" + cell("1"))
+    with pytest.raises(ValueError, match=r"b\.md cannot be read as a notebook: 'display_name' is a required"):
+        ch.chapters(tiny.root)
+    tiny.write("_toc.yml", "format: jb-book\nroot: index\nchapters:\n- file: part/c\n")
+    with pytest.raises(ValueError, match=r"names 'part/c', but book/part/c\.md does not exist"):
+        ch.chapters(tiny.root)
+
+
+@pytest.mark.parametrize(
+    ("settings", "terminal", "opened"),
+    [
+        ({"DISPLAY": ":0"}, True, True),
+        ({"WAYLAND_DISPLAY": "wayland-0"}, True, True),
+        ({"DISPLAY": ":0", "CI": "1"}, True, False),
+        ({"DISPLAY": ":0"}, False, False),
+        ({}, True, False),
+    ],
+)
+def test_a_browser_opens_only_where_somebody_looks(settings, terminal, opened, monkeypatch):
+    calls: list[str] = []
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "CI"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(pages.sys, "platform", "linux")
+    monkeypatch.setattr(pages.sys, "stdout", SimpleNamespace(isatty=lambda: terminal))
+    monkeypatch.setattr(pages.webbrowser, "open", calls.append)
+    pages.show(Path("/somewhere/index.html"))
+    assert calls == (["file:///somewhere/index.html"] if opened else [])
+
+
+@pytest.mark.slow
+def test_claims_are_recorded_on_purpose_only(tiny):
+    report = """from IPython.display import display
+
+claim = [{"id": "one", "verdict": "confirmed", "sentence": "It rises."}]
+display({"application/vnd.kdlib.claims+json": claim, "text/html": "<p>confirmed</p>"}, raw=True)"""
+    tiny.chapter("a", cell(report))
+    assert tiny.call("run")[0] == 0
+    status, said = tiny.call("check")
+    assert status == 1 and "claim one: 'confirmed', but not on record" in said and "claims --write" in said
+    assert tiny.call("claims", "--write")[0] == 0
+    assert yaml.safe_load((tiny.root / "book" / "claims.yml").read_text("utf8")) == {"one": "confirmed"}
+    assert tiny.call("claims") == (0, "1 verdicts, all as recorded\n")
+
+
+def test_lint_finds_what_a_notebook_would_change_and_what_ruff_finds(tiny, capfd):
+    assert tiny.call("lint") == (0, "")
+    tiny.chapter("a", cell("import os"))
+    assert tiny.call("lint")[0] == 1
+    assert "F401" in capfd.readouterr().out  # ruff writes by itself
+    source = tiny.root / "book" / "part" / "a.md"
+    source.write_text(source.read_text("utf8").replace("import os\n", "1\n\n"), "utf8")
+    status, said = tiny.call("lint")
+    assert status == 1 and "saving it from a notebook would change it" in said
+    long = f"x = [{', '.join(['profile'] * 12)}]"
+    source.write_text(source.read_text("utf8") + cell(long), "utf8")
+    tiny.call("lint", "--fix")
+    assert tiny.call("lint")[0] == 0
+    assert long not in source.read_text("utf8") and "x = [\n    profile,\n" in source.read_text("utf8")
