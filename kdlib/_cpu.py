@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -25,7 +26,7 @@ def settings(threads: int) -> Iterator[None]:
 def _products_by_onednn() -> Iterator[None]:
     # torch multiplies float32 matrices by MKL, which uses AVX-512 on Intel's CPUs only. Permission to use bfloat16 makes it
     # call oneDNN instead, which uses AVX-512 everywhere, and bfloat16 only where the CPU has AMX.
-    matmul = torch.backends.mkldnn.matmul
+    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision
     matmul.fp32_precision = "bf16"
     try:

@@ -231,8 +231,7 @@ def training(
             orders = torch.stack([torch.randperm(len(x), generator=g) for g in generators]).to(device)  # (S, N)
             # Between epochs the caller has its own settings back, also if it never resumes us.
             with _cpu.settings(threads // workers):
-                for _ in each(lambda part: part[1].epoch(orders[slot[part[0]]], batch_size), groups):
-                    pass
+                list(each(lambda part, orders=orders: part[1].epoch(orders[slot[part[0]]], batch_size), groups))
             yield Progress(epoch * steps // epochs, steps, epoch, epochs, fleet)
 
 

@@ -183,8 +183,8 @@ def _check_arguments(task: Task, teacher_logits: Tensor | None, **given: Any) ->
     n, size = len(task.x_train), min(task.x_train.shape[2:])
     for name in ("epochs", "batch_size"):
         _check.positive_int(given[name], name)
-    if not isinstance(given["seed"], int):
-        raise ValueError(f"seed must be an integer, got {given['seed']!r}")
+    if isinstance(given["seed"], bool) or not isinstance(given["seed"], int) or given["seed"] < 0:
+        raise ValueError(f"seed must be an integer of at least 0, got {given['seed']!r}")
     if given["batch_size"] > n:
         raise ValueError(f"batch_size must be at most {n}, the number of training images, got {given['batch_size']}")
     if not 0 <= given["crop"] < size:

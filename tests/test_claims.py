@@ -86,7 +86,12 @@ class TestHolm:
         assert [c.id for c in judged] == ["a", "b", "c", "d"]
         assert [c.verdict for c in judged] == [CONFIRMED, INCONCLUSIVE, INCONCLUSIVE, CONFIRMED]
 
-    @given(st.lists(st.floats(1e-4, 0.3), min_size=1, max_size=8), st.data())
+    def test_steps_down_where_one_level_for_all_would_stop(self) -> None:
+        """0.005 <= 0.05/4, 0.015 <= 0.05/3, 0.02 <= 0.05/2, 0.04 <= 0.05: all; three of them are above 0.05/4."""
+        judged = claims.holm([with_p_value(str(p), p) for p in (0.04, 0.015, 0.005, 0.02)])
+        assert [c.verdict for c in judged] == 4 * [CONFIRMED]
+
+    @given(st.lists(st.floats(1e-4, 0.06), min_size=1, max_size=8), st.data())
     def test_is_the_step_down_procedure(self, p_values: list[float], data: st.DataObject) -> None:
         signs = [data.draw(st.sampled_from([-1, 1])) for _ in p_values]
         judged = claims.holm(

@@ -94,9 +94,7 @@ def loop(problem: Problem) -> Iterator[Predict]:
         yield lambda x, predicts=predicts: torch.stack([predict(x) for predict in predicts])
 
 
-def _single(
-    problem: Problem, recipe: int, seed: int, weights: list[Tensor], biases: list[Tensor]
-) -> Iterator[Predict]:
+def _single(problem: Problem, recipe: int, seed: int, weights: list[Tensor], biases: list[Tensor]) -> Iterator[Predict]:
     x, y, targets = problem.inputs, problem.labels, problem.targets[recipe]
     temperature, alpha = problem.recipes[recipe].temperature, problem.recipes[recipe].alpha
     layers: list[nn.Module] = []

@@ -49,7 +49,9 @@ def test_page_stands_alone(name: str, home: str, visit: Any) -> None:
     if formulas.count():
         page.wait_for_function("document.querySelectorAll('mjx-container').length > 0")
         assert page.locator("mjx-merror").count() == 0
-    assert page.evaluate("[...document.querySelectorAll('main img')].filter(i => !i.alt || !i.naturalWidth).length") == 0
+    assert (
+        page.evaluate("[...document.querySelectorAll('main img')].filter(i => !i.alt || !i.naturalWidth).length") == 0
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -64,7 +66,9 @@ def test_every_control_moves_picture_sentence_and_table(name: str, home: str, vi
             control.focus()
             # a slider that starts at its end has only the other way to go
             at_end = control.evaluate("c => c.type === 'range' && c.value === c.max")
-            page.keyboard.press("ArrowLeft" if at_end else "ArrowRight" if control.get_attribute("type") else "ArrowDown")
+            page.keyboard.press(
+                "ArrowLeft" if at_end else "ArrowRight" if control.get_attribute("type") else "ArrowDown"
+            )
             after = seen_in(figure)
             changed = [a != b for a, b in zip(before, after, strict=True)]
             assert changed[:3] == [True, True, True], (i, j, after[2])
