@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, repeat
 
 import pandas as pd
 import torch
@@ -27,7 +27,7 @@ from kdlib.models import MLP, FleetModel
 # Students are trained in groups whose working set fits a core's share of the cache: measured best between 7 and 20 MB.
 CACHE_BYTES = 10_000_000
 # Below this many multiply-adds a step, a second thread costs more than it brings.
-WORK_PER_THREAD = 15_000_000
+WORK_PER_THREAD = 40_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,17 +221,16 @@ def training(
     threads = _thread_count(threads, 3 * network.flat.numel() * batch_size) if on_cpu else 1
     workers = 1 if compile else min(threads, len(fleet))
     size = min(_group_size(network, batch_size), -(-len(fleet) // workers)) if on_cpu else len(fleet)
-    groups = [
-        (rows, _Group(network.part(rows), objective.part(rows), x, lr, weight_decay, steps, compile))
-        for rows in _slices(len(fleet), size)
-    ]
+    parts = _slices(len(fleet), size)
+    groups = [_Group(network.part(rows), objective.part(rows), x, lr, weight_decay, steps, compile) for rows in parts]
     with ThreadPoolExecutor(workers) as pool:
         each = pool.map if workers > 1 else map
         for epoch in range(1, epochs + 1):
             orders = torch.stack([torch.randperm(len(x), generator=g) for g in generators]).to(device)  # (S, N)
             # Between epochs the caller has its own settings back, also if it never resumes us.
             with _cpu.settings(threads // workers):
-                list(each(lambda part, orders=orders: part[1].epoch(orders[slot[part[0]]], batch_size), groups))
+                own = [orders[slot[rows]] for rows in parts]
+                list(each(_Group.epoch, groups, own, repeat(batch_size)))
             yield Progress(epoch * steps // epochs, steps, epoch, epochs, fleet)
 
 
