@@ -11,12 +11,12 @@ import torch
 
 
 @contextmanager
-def settings(threads: int) -> Iterator[None]:
+def settings(threads: int, onednn: bool = True) -> Iterator[None]:
     """Inside, torch's operations use `threads` threads and oneDNN where that is exact; the caller's settings come back."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with _products_by_onednn() if _onednn_is_exact() else nullcontext():
+        with _products_by_onednn() if onednn and _onednn_is_exact() else nullcontext():
             yield
     finally:
         torch.set_num_threads(before)

@@ -183,7 +183,7 @@ def training(
     hidden: widths of the MLP's hidden layers; `model`, a function from seeds to a `FleetModel`, replaces the MLP.
     lr, weight_decay: AdamW, cosine decay to 0 over all steps. Weight decay is decoupled.
     device: default is where `task` lies. threads: CPU threads; default by the size of a step, at most what torch has.
-    compile: run a step through torch.compile; worth its start-up for long runs only.
+    compile: run the model through torch.compile. On a CPU it has been slower in all our benchmarks: for GPUs and own models.
 
     Raises ValueError for empty or wrong settings and for targets that do not match the task.
     """
@@ -220,15 +220,16 @@ def training(
     on_cpu = device.type == "cpu"
     threads = _thread_count(threads, 3 * network.flat.numel() * batch_size) if on_cpu else 1
     workers = 1 if compile else min(threads, len(fleet))
-    size = min(_group_size(network, batch_size), -(-len(fleet) // workers)) if on_cpu else len(fleet)
-    parts = _slices(len(fleet), size)
+    limit = _group_size(network, batch_size) if on_cpu else len(fleet)
+    rounds = -(-len(fleet) // (limit * workers))  # of one group a thread, all about as large
+    parts = _slices(len(fleet), -(-len(fleet) // (rounds * workers)))
     groups = [_Group(network.part(rows), objective.part(rows), x, lr, weight_decay, steps, compile) for rows in parts]
     with ThreadPoolExecutor(workers) as pool:
         each = pool.map if workers > 1 else map
         for epoch in range(1, epochs + 1):
             orders = torch.stack([torch.randperm(len(x), generator=g) for g in generators]).to(device)  # (S, N)
             # Between epochs the caller has its own settings back, also if it never resumes us.
-            with _cpu.settings(threads // workers):
+            with _cpu.settings(threads // workers, onednn=on_cpu and not compile):
                 own = [orders[slot[rows]] for rows in parts]
                 list(each(_Group.epoch, groups, own, repeat(batch_size)))
             yield Progress(epoch * steps // epochs, steps, epoch, epochs, fleet)

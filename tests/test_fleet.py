@@ -128,7 +128,9 @@ class TestEqualsSeparateRuns:
         # 50 examples in batches of 16: three full ones and one of 2; 25 epochs are 100 steps
         settings: dict[str, Any] = {"hidden": hidden, "epochs": 25, "batch_size": 16, "weight_decay": decay}
         trained = train(task, recipes, seeds=seeds, threads=threads, dtype=DTYPE, **settings)
-        assert sizes == ({15} if cache > 1 else {3, 4})
+        assert sizes == (
+            {15} if cache > 1 else {3, 4} if threads == 1 else {3}
+        )  # as many groups as keep all threads busy
         students = [(r, s) for r in recipes for s in seeds]
         for f, (recipe, seed) in enumerate(students):
             single = ordinary_run(plain_mlp((6, *hidden, K), seed), task, recipe, seed, 25, 16, weight_decay=decay)

@@ -1,7 +1,19 @@
 """Data sets as `Task`s: synthetic worlds with known answers, and real images."""
 
 from kdlib.data.images import available, cifar10, cifar100, digits, fashion_mnist
+from kdlib.data.shipped import shipped
 from kdlib.data.task import Task
 from kdlib.data.worlds import STUDENT, TEACHER, world
 
-__all__ = ["STUDENT", "TEACHER", "Task", "available", "cifar10", "cifar100", "digits", "fashion_mnist", "world"]
+__all__ = [
+    "STUDENT",
+    "TEACHER",
+    "Task",
+    "available",
+    "cifar10",
+    "cifar100",
+    "digits",
+    "fashion_mnist",
+    "shipped",
+    "world",
+]

@@ -7,9 +7,10 @@ same loss with AdamW and the same cosine schedule, and so end with the same stud
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ class Problem:
         for _ in range(self.epochs):
             yield torch.randperm(len(self.inputs), generator=generator)
 
-    def optimiser(self, parameters: list[Tensor], **kind: bool) -> Any:
+    def optimiser(self, parameters: list[Any], **kind: Any) -> torch.optim.AdamW:
         return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, **kind)
 
     def cosine(self, optimiser: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
@@ -91,7 +92,11 @@ def loop(problem: Problem) -> Iterator[Predict]:
         for f, student in enumerate(problem.students)
     ]
     for predicts in zip(*runs, strict=True):
-        yield lambda x, predicts=predicts: torch.stack([predict(x) for predict in predicts])
+        yield partial(_stacked, predicts)
+
+
+def _stacked(predicts: Sequence[Predict], x: Tensor) -> Tensor:
+    return torch.stack([predict(x) for predict in predicts])
 
 
 def _single(problem: Problem, recipe: int, seed: int, weights: list[Tensor], biases: list[Tensor]) -> Iterator[Predict]:
@@ -99,7 +104,7 @@ def _single(problem: Problem, recipe: int, seed: int, weights: list[Tensor], bia
     temperature, alpha = problem.recipes[recipe].temperature, problem.recipes[recipe].alpha
     layers: list[nn.Module] = []
     for w, b in zip(weights, biases, strict=True):
-        linear = nn.Linear(*w.shape, dtype=x.dtype)
+        linear = nn.Linear(w.shape[0], w.shape[1], dtype=x.dtype)
         with torch.no_grad():
             linear.weight.copy_(w.T)
             linear.bias.copy_(b)
@@ -181,9 +186,8 @@ def vmap(problem: Problem) -> Iterator[Predict]:
 
 def jax_vmap(problem: Problem) -> Iterator[Predict]:
     """JAX: jit of a whole epoch, a scan over steps of vmap(grad), AdamW written out, buffers donated."""
-    import jax
-    import jax.numpy as jnp
-
+    jax: Any = import_module("jax")
+    jnp: Any = import_module("jax.numpy")
     jax.config.update("jax_enable_x64", problem.inputs.dtype == torch.float64)
     x, y, recipe, temperature, alpha = (jnp.asarray(t.numpy()) for t in _per_student(problem))
     temperature, alpha = temperature.reshape(-1), alpha.reshape(-1)
@@ -231,7 +235,7 @@ def jax_vmap(problem: Problem) -> Iterator[Predict]:
             continue
         state = jax.block_until_ready(epoch(state, jnp.asarray(batches)))
         batches = []
-        yield lambda x, own=state[0]: torch.tensor(np.asarray(outputs(own, x.numpy())))
+        yield partial(lambda own, x: torch.tensor(np.asarray(outputs(own, x.numpy()))), state[0])
 
 
 def fleet(problem: Problem, compile: bool = False) -> Iterator[Predict]:
@@ -259,9 +263,14 @@ def _batches(problem: Problem) -> Iterator[Tensor | None]:
 
 
 def random_problem(
-    sizes: tuple[int, ...], batch_size: int, steps: int, epochs: int, dtype: torch.dtype = torch.float32
+    sizes: tuple[int, ...],
+    batch_size: int,
+    steps: int,
+    epochs: int,
+    seeds: int = 8,
+    dtype: torch.dtype = torch.float32,
 ) -> Problem:
-    """64 students, 8 recipes of their own (T, alpha) x 8 seeds, on random data of `steps` batches."""
+    """8 recipes, each with its own (T, alpha), times `seeds` students, on random data of `steps` batches."""
     generator = torch.Generator().manual_seed(0)
     n, classes = batch_size * steps, sizes[-1]
     x = torch.randn(n, sizes[0], generator=generator, dtype=dtype)
@@ -271,4 +280,4 @@ def random_problem(
         kdlib.Recipe(f"T={t}, alpha={a}", losses.soften(v, t), t, a) for t in (1.0, 2.0, 4.0, 8.0) for a in (0.5, 0.9)
     ]
     task = kdlib.Task(x, y, x[:100], y[:100], classes)
-    return Problem(task, recipes, 8, sizes[1:-1], epochs, batch_size)
+    return Problem(task, recipes, seeds, sizes[1:-1], epochs, batch_size)

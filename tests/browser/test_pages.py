@@ -33,7 +33,7 @@ def seen_in(figure: Any) -> tuple[str, str, str, str]:
         figure.evaluate(
             """f => [f.querySelector('img').src, f.querySelector('img').alt,
                      f.querySelector('.kdx-sentence').textContent,
-                     (f.querySelector('table') || f).innerText]"""
+                     (f.querySelector('table') || f).textContent]"""
         )
     )
 
