@@ -31,7 +31,12 @@ def lab(tmp_path: Path) -> Iterator[str]:
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     chapter = tmp_path / "book/levels/universe.md"
     chapter.write_text(chapter.read_text("utf-8").replace('profile = "page"', 'profile = "smoke"'), "utf-8")
-    command = [*lab_command(tmp_path), "--no-browser", "--port=0", "--IdentityProvider.token=", "--allow-root"]
+    start = lab_command(tmp_path)
+    settings = tmp_path / "_build/lab-settings/overrides.json"
+    # every cell in the page, also those out of sight: the test looks for them
+    everything = {"@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"}}
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | everything))
+    command = [*start, "--no-browser", "--port=0", "--IdentityProvider.token=", "--allow-root"]
     own = {name: str(tmp_path / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")}
     log = tmp_path / "lab.log"
     with log.open("w") as out:
@@ -63,16 +68,24 @@ def answers(address: str) -> bool:
 
 
 def test_run_all_and_move_a_live_slider(lab: str, visit: Any, tmp_path: Path) -> None:
+    timeout = pytest.importorskip("playwright.sync_api").TimeoutError
+    try:
+        run_all_and_move_a_slider(lab, visit, tmp_path / "first.png")
+    except timeout:  # a loaded machine can starve JupyterLab's start; what fails twice is a fault
+        run_all_and_move_a_slider(lab, visit, tmp_path / "second.png")
+
+
+def run_all_and_move_a_slider(lab: str, visit: Any, picture: Path) -> None:
     seen = visit(f"{lab}/lab/tree/book/levels/universe.md?reset", viewport={"width": 1400, "height": 1000})
     page = seen.page
     page.set_default_timeout(90_000)
     try:
         page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+        page.get_by_text("| Idle").first.wait_for()  # a kernel that is still starting would drop what it is asked
         page.locator(".jp-Notebook").first.click()
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        picture = page.locator(".kdx img").last
-        picture.wait_for(state="attached", timeout=180_000)
+        page.locator(".kdx img").last.wait_for(state="attached", timeout=180_000)
         slider = page.locator(".kdx .noUi-handle, .kdx input[type=range]").first
         slider.scroll_into_view_if_needed()
         slider.focus()
@@ -87,6 +100,6 @@ def test_run_all_and_move_a_live_slider(lab: str, visit: Any, tmp_path: Path) ->
         assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").count() == 0
         assert seen.outside == []
     except Exception:
-        page.screenshot(path=str(tmp_path / "lab.png"))
-        print(f"picture of the failure: {tmp_path / 'lab.png'}", file=sys.stderr)
+        page.screenshot(path=str(picture))
+        print(f"picture of the failure: {picture}", file=sys.stderr)
         raise
