@@ -40,6 +40,7 @@ class Claim:
     threshold: float
     verdict: str
     differences: tuple[float, ...] = field(default=(), repr=False)
+    replicates: str = "seeds"
 
 
 def identity(id: str, sentence: str, source: str, error: float, tolerance: float) -> Claim:
@@ -64,11 +65,13 @@ def direction(
     differences: ArrayLike,
     smallest_effect: float = 0.0,
     unit: str = "points",
+    replicates: str = "seeds",
 ) -> Claim:
     """A claim that a paired difference is larger than `smallest_effect`, on one value per seed; paired t interval.
 
-    `differences` (n seeds,) are signed so that the claimed side is positive, in `unit`. Raises ValueError for fewer than
-    two seeds or numbers that are not finite.
+    `differences` (n seeds,) are signed so that the claimed side is positive, in `unit`. Where one network is judged on
+    disjoint samples of data, or draws of a problem, `replicates` says so in place of "seeds". Raises ValueError for fewer
+    than two values or numbers that are not finite.
     """
     values = np.asarray(differences, dtype=float)
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
@@ -77,7 +80,7 @@ def direction(
         raise ValueError(f"smallest_effect must be finite, got {smallest_effect}")
     claim = Claim(
         id, sentence, source, "direction", float(values.mean()), math.nan, math.nan, len(values), unit,
-        float(smallest_effect), INCONCLUSIVE, tuple(values.tolist()),
+        float(smallest_effect), INCONCLUSIVE, tuple(values.tolist()), replicates,
     )  # fmt: skip
     return _judged(claim, 0.05)
 
@@ -200,4 +203,4 @@ def _effect(claim: Claim) -> str:
     digits = min(9, max(1, 1 - math.floor(math.log10(reach)))) if reach > 0 else 2
     effect, low, high = (f"{v:+.{digits}f}".replace("-", "−") for v in (claim.effect, claim.low, claim.high))
     wanted = "" if claim.threshold == 0 else f"; must exceed {claim.threshold:+g}".replace("-", "−")
-    return f"{effect} {claim.unit} (95 % interval {low} to {high}, {claim.seeds} seeds{wanted})"
+    return f"{effect} {claim.unit} (95 % interval {low} to {high}, {claim.seeds} {claim.replicates}{wanted})"

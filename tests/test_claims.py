@@ -184,7 +184,20 @@ class TestReport:
         bundle = claims.report(*self.made)._repr_mimebundle_()
         records = json.loads(json.dumps(bundle, allow_nan=False))[MIME]
         assert [r["id"] for r in records] == ["gain", "small", "exact", "broken", "infinite"]
-        keys = {"id", "sentence", "source", "kind", "effect", "low", "high", "seeds", "unit", "threshold", "verdict"}
+        keys = {
+            "id",
+            "sentence",
+            "source",
+            "kind",
+            "effect",
+            "low",
+            "high",
+            "seeds",
+            "unit",
+            "threshold",
+            "verdict",
+            "replicates",
+        }
         assert all(set(r) == keys for r in records)
         assert [r["kind"] for r in records] == ["direction"] * 2 + ["identity"] * 3
         assert [r["verdict"] for r in records] == [CONFIRMED] * 3 + [NOT_REPRODUCED] * 2
@@ -260,3 +273,11 @@ def test_a_difference_in_words() -> None:
 def test_bad_input_names_argument_value_and_expectation(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_replicates_other_than_seeds_are_named():
+    claim = claims.direction(
+        "a.b", "One network, ten samples.", "ours", [1.0, 2.0, 3.0], replicates="tenths of the images"
+    )
+    text = claims.report(claim)._repr_mimebundle_()["text/plain"]
+    assert "3 tenths of the images" in text and "seeds" not in text

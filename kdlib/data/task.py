@@ -71,6 +71,11 @@ class Task:
             name=f"{self.name} (teacher)",
         )
 
+    def subset(self, rows: Tensor) -> Task:
+        """The same task with only the training examples `rows`, indices or a mask; `clean` and `valid` in `extra` follow."""
+        masks = {key: self.extra[key][rows] for key in ("clean", "valid") if key in self.extra}
+        return replace(self, x_train=self.x_train[rows], y_train=self.y_train[rows], extra={**self.extra, **masks})
+
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.x_train.shape[1:]))
         groups = "" if self.groups is None else f", {int(self.groups.max()) + 1} superclasses"

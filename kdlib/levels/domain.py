@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlib import _check, _seeds
-from kdlib.losses import soft_cross_entropy
+from kdlib import _check, _cpu, _seeds
+from kdlib.losses import soft_cross_entropy, without_true_class
 
 
 def class_mean_targets(probs: Tensor, labels: Tensor) -> Tensor:
@@ -104,13 +106,19 @@ def logit_geometry(class_weights: Tensor, groups: Tensor) -> pd.DataFrame:
 
 
 def free_feature_model(
-    targets: Tensor, width: int = 30, mu: float = 2e-3, lr: float = 0.02, steps: int = 6000, seed: int = 0
+    targets: Tensor,
+    width: int = 30,
+    mu: float = 2e-3,
+    lr: float = 0.02,
+    steps: int = 6000,
+    seed: int | Sequence[int] = 0,
 ) -> Tensor:
     """Last layers (F, K, width) fitted to one target row per class, with features as free as the weights.
 
-    Each table of `targets (K, K)` or `(F, K, K)` gets its own weights W and features H, all from the same start, and
-    minimises mean_c CE(targets_c, softmax(W h_c)) + mu / 2 (|W|^2 + |H|^2) by Adam. No data, no network: what is left is
-    what the targets alone ask of the geometry. One-hot or evenly smoothed targets give an equiangular frame.
+    Each table of `targets (K, K)` or `(F, K, K)` gets its own weights W and features H, and minimises
+    mean_c CE(targets_c, softmax(W h_c)) + mu / 2 (|W|^2 + |H|^2) by Adam. No data, no network: what is left is what the
+    targets alone ask of the geometry. One-hot or evenly smoothed targets give an equiangular frame. `seed` draws the
+    start: one number for all tables, or one for each.
 
     Raises ValueError for rows that are no distributions, other shapes or settings out of range.
     Source: the unconstrained-features model of the neural-collapse literature; the targets are this book's.
@@ -122,16 +130,22 @@ def free_feature_model(
         _check.positive_int(value, name)
     if not mu >= 0 or not lr > 0:
         raise ValueError(f"mu must not be negative and lr must be positive, got {mu} and {lr}")
-    start = torch.randn(2, k, width, generator=_seeds.stream(seed, "free features")).to(targets) / width**0.5
-    both = start.unsqueeze(1).repeat(1, len(targets), 1, 1).requires_grad_()  # (2, F, K, width): weights, features
+    seeds = [seed] * len(targets) if isinstance(seed, int) else list(seed)
+    if len(seeds) != len(targets):
+        raise ValueError(f"seed must be one number or one for each of the {len(targets)} tables, got {len(seeds)}")
+    starts = [torch.randn(2, k, width, generator=_seeds.stream(s, "free features")) for s in seeds]
+    both = (
+        torch.stack(starts, dim=1).to(targets).div_(width**0.5).requires_grad_()
+    )  # (2, F, K, width): weights, features
     optimiser = torch.optim.Adam([both], lr=lr)
-    for _ in range(steps):
-        weights, features = both
-        logits = features @ weights.mT  # (F, examples K, classes K)
-        loss = soft_cross_entropy(logits, targets).mean(-1).sum() + mu / 2 * both.square().sum()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+    with _cpu.settings(threads=1):  # products this small run several times slower on two
+        for _ in range(steps):
+            weights, features = both
+            logits = features @ weights.mT  # (F, examples K, classes K)
+            loss = soft_cross_entropy(logits, targets).mean(-1).sum() + mu / 2 * both.square().sum()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
     return both[0].detach()
 
 
@@ -195,6 +209,24 @@ def template_distances(logits: Tensor, class_weights: Tensor) -> Tensor:
         raise ValueError(f"class_weights must have linearly independent rows, got shape {tuple(class_weights.shape)}")
     features = torch.linalg.lstsq(class_weights, logits.to(class_weights).T, driver="gelsd").solution.T  # (N, h)
     return (features.unsqueeze(1) - class_weights).square().sum(-1)
+
+
+def order_agreement(scores: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+    """Rank correlation between scores and teacher over each example's wrong classes: (..., N), from -1 to 1.
+
+    Spearman's, for scores (..., N, K), which may be a student's logits or minus its `template_distances`, teacher_logits
+    (N, K) and labels (N,); classes with equal scores are ordered by number. 1 for every example is what the ordering of
+    wrong classes at a stationary point promises. Raises ValueError for shapes that do not match or fewer than 3 classes.
+    """
+    n, k = _check.shape("teacher_logits", teacher_logits, (None, None)).shape
+    if scores.dim() < 2 or tuple(scores.shape[-2:]) != (n, k):
+        raise ValueError(f"scores must end in the teacher's (N, K) = {(n, k)}, got shape {tuple(scores.shape)}")
+    _check.labels("labels", labels, k, n)
+    if k < 3:
+        raise ValueError(f"teacher_logits must have at least 3 classes, for two wrong ones, got {k}")
+    ranks = [without_true_class(t, labels).argsort(-1).argsort(-1).double() for t in (scores, teacher_logits)]
+    one, other = (r - (k - 2) / 2 for r in ranks)  # ranks 0..k-2, centred
+    return (one * other).sum(-1) / other.square().sum(-1)
 
 
 def _covariance(q: Tensor) -> Tensor:

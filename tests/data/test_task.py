@@ -98,3 +98,17 @@ def test_bad_input_names_argument_value_and_expectation(changes: dict[str, Any],
         task(**changes)
     with pytest.raises(ValueError, match=message):
         replace(task(), **changes)
+
+
+def test_a_subset_keeps_everything_else():
+    x, y = torch.arange(12.0).view(6, 2), torch.arange(6) % 3
+    extra = {"clean": y == 0, "x_teacher": torch.zeros(9, 2), "class_names": ["a", "b", "c"]}
+    whole = Task(x, y, x[:2], y[:2], 3, torch.tensor([0, 0, 1]), "six", extra)
+    rows = torch.tensor([4, 1])
+    few = whole.subset(rows)
+    assert torch.equal(few.x_train, x[rows]) and few.y_train.tolist() == [1, 1]
+    assert few.extra["clean"].tolist() == [False, False] and len(few.extra["x_teacher"]) == 9
+    assert few.x_test is whole.x_test and few.groups is whole.groups and few.extra["class_names"] == ["a", "b", "c"]
+    assert len(whole.subset(y == 0).x_train) == 2
+    with pytest.raises(ValueError, match="x_train"):
+        whole.subset(rows[:0])

@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 
 from kdlib.levels import domain
@@ -89,6 +90,25 @@ def test_free_feature_tables_do_not_influence_each_other():
     assert not torch.equal(alone, domain.free_feature_model(free_targets().double()[2], width=8, steps=30, seed=1))
 
 
+def test_free_features_from_starts_of_their_own():
+    tables = free_targets().double()[2].expand(2, K, K)
+    both = domain.free_feature_model(tables, width=8, steps=30, seed=[3, 7])
+    for seed, layer in zip((3, 7), both, strict=True):
+        alone = domain.free_feature_model(tables[0], width=8, steps=30, seed=seed)[0]
+        torch.testing.assert_close(layer, alone, atol=1e-10, rtol=0)
+
+
+def test_order_agreement_is_spearmans_over_the_wrong_classes():
+    v, z, y = normal(12, 7), normal(2, 12, 7, seed=1), torch.arange(12) % 7
+    found = domain.order_agreement(z, v, y)
+    for f in range(2):
+        for n in range(12):
+            wrong = [k for k in range(7) if k != y[n]]
+            expected = scipy.stats.spearmanr(z[f, n, wrong], v[n, wrong]).statistic
+            assert float(found[f, n]) == pytest.approx(expected, abs=1e-12)
+    torch.testing.assert_close(domain.order_agreement(3 * v, v, y), torch.ones(12, dtype=torch.float64))
+
+
 SETTINGS = [(T, a, f) for T in (1.0, 2.0, 4.0, 16.0) for a, f in ((0.3, True), (0.5, False), (0.9, True), (1.0, True))]
 
 
@@ -155,6 +175,9 @@ BAD = {
     "a matrix that is not square": (lambda: domain.contrast(EYE[:3], GROUPS), "matrix"),
     "targets that are not square": (lambda: domain.free_feature_model(PROBS), "targets"),
     "no steps": (lambda: domain.free_feature_model(EYE, steps=0), "steps"),
+    "seeds for other tables": (lambda: domain.free_feature_model(EYE, seed=[0, 1]), "seed"),
+    "scores of other classes": (lambda: domain.order_agreement(PROBS[:, :4], PROBS, LABELS), "scores"),
+    "one wrong class": (lambda: domain.order_agreement(PROBS[:, :2], PROBS[:, :2], LABELS % 2), "teacher_logits"),
     "lr 0": (lambda: domain.free_feature_model(EYE, lr=0.0), "lr"),
     "alpha 0": (lambda: domain.stationary_logits(PROBS, LABELS, alpha=0.0), "alpha"),
     "NaN logits": (lambda: domain.stationary_logits(PROBS * torch.nan, LABELS), "teacher_logits"),
