@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import yaml
 from jupytext.config import load_jupytext_config
 
 from . import chapters as ch
@@ -20,7 +22,7 @@ from . import gates, pages
 
 CELL_WIDTH = 88  # characters of code that a page shows in one line
 CLAIMS_HEADER = (
-    "# The verdict of every claim in the book, as its chapters computed it.\n"
+    "# Every claim in the book: its sentence, where it comes from, and the verdict that its chapter computed.\n"
     "# Written by `python -m book.tools claims --write`; `make check` fails when a run says anything else.\n"
 )
 
@@ -50,11 +52,11 @@ def check(root: Path, args: argparse.Namespace) -> int:
     executed = ch.load_executed(root, args.profile)
     faults = [fault for name, notebook in executed.items() for fault in gates.notebook_faults(name, notebook)]
     found = gates.claims_in(executed)
-    differences = gates.claim_differences(found, gates.recorded_claims(root / "book" / "claims.yml"))
+    differences = gates.claim_differences(found, gates.recorded_claims(root / "book" / ch.LEDGER))
     if args.profile == "page":
         faults += gates.over_budget(executed)
         if differences:
-            differences.append("if the new verdicts are right, record them: python -m book.tools claims --write")
+            differences.append("if what is new is right, record it: python -m book.tools claims --write")
         faults += differences
         if pages.is_current(root):
             faults += gates.site_faults(pages.site(root))
@@ -69,17 +71,22 @@ def check(root: Path, args: argparse.Namespace) -> int:
 
 
 def claims(root: Path, args: argparse.Namespace) -> int:
-    """Show how the verdicts of the last run differ from the record; with --write, make them the record."""
-    path = root / "book" / "claims.yml"
-    found = gates.claims_in(ch.load_executed(root, "page"))
-    differences = gates.claim_differences(found, gates.recorded_claims(path))
-    print("\n".join(differences) or f"{len(found)} verdicts, all as recorded")
+    """Show how the claims of the last run differ from the record; with --write, make them the record."""
+    path = root / "book" / ch.LEDGER
+    # a page made from the record has no say in it, and may not even run before the record is right
+    sources = [chapter.name for chapter in ch.chapters(root) if ch.LEDGER not in chapter.reads()]
+    found, recorded = gates.claims_in(ch.load_executed(root, "page", sources)), gates.recorded_claims(path)
+    differences = gates.claim_differences(found, recorded)
+    print("\n".join(differences) or f"{len(found)} claim(s), all as recorded")
     if not args.write:
         return int(bool(differences))
-    elsewhere = {i: verdict for i, verdict in gates.recorded_claims(path).items() if "@" in i}  # data not here: keep
-    lines = "".join(f"{json.dumps(i)}: {json.dumps(verdict)}\n" for i, verdict in sorted((elsewhere | found).items()))
-    ch.write_atomically(path, CLAIMS_HEADER + lines)
-    print(f"wrote {len(found)} verdicts to {path}")
+    elsewhere = {i: claim for i, claim in recorded.items() if "@" in i}  # data not here: keep
+    entries = [
+        yaml.safe_dump({i: claim}, sort_keys=False, allow_unicode=True, width=math.inf)
+        for i, claim in sorted((elsewhere | found).items())
+    ]
+    ch.write_atomically(path, "\n".join([CLAIMS_HEADER, *entries]))
+    print(f"wrote {len(found)} claim(s) to {path}")
     return 0
 
 
@@ -98,7 +105,6 @@ def lint(root: Path, args: argparse.Namespace) -> int:
         return subprocess.run([sys.executable, "-m", "ruff", *options, "--quiet", *width, str(folder)]).returncode
 
     if args.fix:
-        ruff("format", "--no-respect-gitignore")
         ruff("check", "--no-respect-gitignore", "--fix")
     for page, cells in pages_and_cells:
         text = page.source.read_text("utf8")
@@ -150,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
         if function is run:
             command.add_argument("names", nargs="*", metavar="chapter", help="for example levels/universe")
         if function is claims:
-            command.add_argument("--write", action="store_true", help="record the verdicts of the last run")
+            command.add_argument("--write", action="store_true", help="record the claims of the last run")
         if function is lint:
             command.add_argument("--fix", action="store_true", help="write chapters as jupytext would")
         if function is lab:

@@ -20,6 +20,8 @@ import yaml
 
 PROFILES = ("page", "smoke", "full")
 CELL_TIMEOUT = {"page": 300, "smoke": 300, "full": None}  # seconds; a stop for runaway cells, not the budget
+LEDGER = "claims.yml"
+BOOK_FILES = ("_toc.yml", LEDGER)  # in book/; a chapter whose code names one is made from it and runs again with it
 DEBIAN_IMAGES = Path("/usr/share/datasets/fashion-mnist")  # its presence changes what some chapters compute
 
 
@@ -37,6 +39,11 @@ class Chapter:
         except (nbformat.ValidationError, yaml.YAMLError) as problem:
             reason = str(problem).splitlines()[0]
             raise ValueError(f"{self.source} cannot be read as a notebook: {reason}") from problem
+
+    def reads(self) -> list[str]:
+        """Which of the book's own files the code names."""
+        code = [cell.source for cell in self.read().cells if cell.cell_type == "code"]
+        return [name for name in BOOK_FILES if any(name in source for source in code)]
 
     def executed(self, root: Path, profile: str) -> Path:
         """Where the executed notebook of this profile is kept."""
@@ -130,7 +137,8 @@ def stored_key(path: Path) -> str | None:
 
 
 def chapter_key(root: Path, chapter: Chapter, environment: str) -> str:
-    return digest(root, [chapter.source], environment)
+    """Changes when the chapter, a file of the book that it reads or the environment changes."""
+    return digest(root, [chapter.source, *(root / "book" / name for name in chapter.reads())], environment)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -260,14 +268,14 @@ def _cost(executed: Path) -> tuple[float, float | None]:
     return float(metadata["papermill"]["duration"]), metadata["kdlib"]["peak_mb"]
 
 
-def load_executed(root: Path, profile: str) -> dict[str, nbformat.NotebookNode]:
+def load_executed(root: Path, profile: str, names: Iterable[str] = ()) -> dict[str, nbformat.NotebookNode]:
     """Chapter name -> executed notebook of this profile. ValueError where one is missing or out of date."""
     environment, loaded = environment_key(root), {}
-    for chapter in chapters(root):
+    for chapter in chapters(root, names):
         path = chapter.executed(root, profile)
         if stored_key(path) != chapter_key(root, chapter, environment):
             raise ValueError(
-                f"{chapter.name} has not been run in profile {profile!r} since it, kdlib or the pins changed"
+                f"{chapter.name} has not been run in profile {profile!r} since it, kdlib, the pins or what it reads changed"
             )
         loaded[chapter.name] = nbformat.read(path, as_version=4)
     return loaded

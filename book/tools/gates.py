@@ -18,6 +18,7 @@ from nbformat import NotebookNode
 CLAIMS_MIME = "application/vnd.kdlib.claims+json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
+RECORDED = ("sentence", "source", "verdict")  # of a claim; what was measured varies with the machine
 CHAPTER_SECONDS, CHAPTER_MB, BOOK_SECONDS = 60.0, 2000.0, 720.0  # page profile on two cores
 PAGE_BYTES = 1_500_000
 TRACEBACK = "Traceback (most recent call last)"
@@ -134,37 +135,43 @@ def over_budget(executed: Mapping[str, NotebookNode]) -> list[str]:
     return faults
 
 
-def claims_in(executed: Mapping[str, NotebookNode]) -> dict[str, str]:
-    """Claim id -> verdict over the whole book. ValueError where an id is used twice."""
-    verdicts: dict[str, str] = {}
+def claims_in(executed: Mapping[str, NotebookNode]) -> dict[str, dict[str, str]]:
+    """Claim id -> its sentence, source and verdict, over the whole book. ValueError where an id is used twice."""
+    claims: dict[str, dict[str, str]] = {}
     for name, notebook in executed.items():
         for number, _, output in _outputs(notebook):
             for claim in output.get("data", {}).get(CLAIMS_MIME, []):
-                if claim["id"] in verdicts:
+                if claim["id"] in claims:
                     raise ValueError(f"{name}: cell {number} uses the claim id {claim['id']!r} a second time")
-                verdicts[claim["id"]] = claim["verdict"]
-    return verdicts
+                claims[claim["id"]] = {part: claim[part] for part in RECORDED}
+    return claims
 
 
-def recorded_claims(path: Path) -> dict[str, str]:
-    """The verdicts on record, ``book/claims.yml``; none where the file does not exist."""
-    return dict(yaml.safe_load(path.read_text("utf8")) or {}) if path.is_file() else {}
+def recorded_claims(path: Path) -> dict[str, dict[str, str]]:
+    """The claims on record, ``book/claims.yml``; none where the file does not exist. ValueError for another format."""
+    claims = dict(yaml.safe_load(path.read_text("utf8")) or {}) if path.is_file() else {}
+    for i, claim in claims.items():
+        if not isinstance(claim, dict) or claim.keys() != set(RECORDED):
+            raise ValueError(f"{path}: claim {i!r} must have {', '.join(RECORDED)} and nothing else, got {claim!r}")
+    return claims
 
 
-def claim_differences(found: Mapping[str, str], recorded: Mapping[str, str]) -> list[str]:
-    """Claims that vanished, appeared or changed their verdict since they were recorded.
+def claim_differences(found: Mapping[str, Mapping[str, str]], recorded: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Claims that vanished, appeared or changed their verdict, sentence or source since they were recorded.
 
     A claim about data that not every machine has carries the data's name after an @ in its id
-    (``smoothing-gain@fashion-mnist``): it may be absent, but if present its verdict must be the recorded one.
+    (``smoothing-gain@fashion-mnist``): it may be absent, but if present it must be as recorded.
     """
     differences = []
     for i in sorted(found.keys() | recorded.keys()):
         if i not in found and "@" not in i:
-            differences.append(f"claim {i}: recorded as {recorded[i]!r}, now missing")
+            differences.append(f"claim {i}: recorded as {recorded[i]['verdict']!r}, now missing")
         elif i not in recorded:
-            differences.append(f"claim {i}: {found[i]!r}, but not on record")
-        elif i in found and found[i] != recorded[i]:
-            differences.append(f"claim {i}: recorded as {recorded[i]!r}, now {found[i]!r}")
+            differences.append(f"claim {i}: {found[i]['verdict']!r}, but not on record")
+        elif i in found:
+            old, new = recorded[i], found[i]
+            changed = [part for part in RECORDED if old[part] != new[part]]
+            differences += [f"claim {i}: {part} recorded as {old[part]!r}, now {new[part]!r}" for part in changed]
     return differences
 
 

@@ -22,8 +22,12 @@ def shown(**data: Any) -> Any:
     return new_output("display_data", data={key.replace("_", "/", 1): value for key, value in data.items()})
 
 
+def claim(verdict: str, sentence: str = "It rises.", source: str = "ours") -> dict[str, str]:
+    return {"sentence": sentence, "source": source, "verdict": verdict}
+
+
 def claims(*pairs: tuple[str, str]) -> Any:
-    listed = [{"id": i, "verdict": verdict, "sentence": "..."} for i, verdict in pairs]
+    listed = [{"id": i, **claim(verdict), "effect": 0.5} for i, verdict in pairs]
     return new_output("display_data", data={gates.CLAIMS_MIME: listed, "text/html": "<table></table>"})
 
 
@@ -114,7 +118,7 @@ def test_budgets():
 
 def test_claims_are_collected_over_chapters_and_ids_are_unique():
     executed = {"a": notebook(claims(("one", "confirmed"))), "b": notebook(claims(("two", "inconclusive")))}
-    assert gates.claims_in(executed) == {"one": "confirmed", "two": "inconclusive"}
+    assert gates.claims_in(executed) == {"one": claim("confirmed"), "two": claim("inconclusive")}
     with pytest.raises(ValueError, match="b: cell 0 uses the claim id 'one' a second time"):
         gates.claims_in({**executed, "b": notebook(claims(("one", "confirmed")))})
 
@@ -122,17 +126,38 @@ def test_claims_are_collected_over_chapters_and_ids_are_unique():
 @pytest.mark.parametrize(
     ("found", "recorded", "expected"),
     [
-        ({"one": "confirmed"}, {"one": "confirmed"}, None),
-        ({"one": "inconclusive"}, {"one": "confirmed"}, "recorded as 'confirmed', now 'inconclusive'"),
-        ({}, {"one": "confirmed"}, "recorded as 'confirmed', now missing"),
-        ({"one": "confirmed"}, {}, "'confirmed', but not on record"),
-        ({}, {"one@fashion-mnist": "confirmed"}, None),
-        ({"one@fashion-mnist": "inconclusive"}, {"one@fashion-mnist": "confirmed"}, "now 'inconclusive'"),
+        ("confirmed", "confirmed", []),
+        ("inconclusive", "confirmed", ["claim one: verdict recorded as 'confirmed', now 'inconclusive'"]),
+        (None, "confirmed", ["claim one: recorded as 'confirmed', now missing"]),
+        ("confirmed", None, ["claim one: 'confirmed', but not on record"]),
     ],
 )
 def test_verdicts_against_the_record(found, recorded, expected):
-    differences = gates.claim_differences(found, recorded)
-    assert differences == [] if expected is None else expected in differences[0]
+    def claims(verdict: str | None, id: str) -> dict[str, dict[str, str]]:
+        return {id: claim(verdict)} if verdict else {}
+
+    assert gates.claim_differences(claims(found, "one"), claims(recorded, "one")) == expected
+    elsewhere = [] if found is None else [line.replace("one:", "one@fashion-mnist:") for line in expected]
+    assert (
+        gates.claim_differences(claims(found, "one@fashion-mnist"), claims(recorded, "one@fashion-mnist")) == elsewhere
+    )
+
+
+def test_sentences_and_sources_against_the_record():
+    old, new = claim("confirmed"), claim("confirmed", "It falls.", "folklore")
+    assert gates.claim_differences({"one": new}, {"one": old}) == [
+        "claim one: sentence recorded as 'It rises.', now 'It falls.'",
+        "claim one: source recorded as 'ours', now 'folklore'",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["one: confirmed", "one: {sentence: a, verdict: b}", "one: {sentence: a, source: b, verdict: c, seeds: 9}"]
+)
+def test_a_record_in_another_format_is_refused(tmp_path, text):
+    (tmp_path / "claims.yml").write_text(text, "utf8")
+    with pytest.raises(ValueError, match="claim 'one' must have sentence, source, verdict and nothing else, got"):
+        gates.recorded_claims(tmp_path / "claims.yml")
 
 
 def page(folder: Path, body: str, name: str = "index.html") -> list[str]:

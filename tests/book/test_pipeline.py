@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import pytest
 import yaml
 
 from book.tools import __main__ as tools
 from book.tools import chapters as ch
-from book.tools import pages
+from book.tools import gates, pages
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,6 +41,10 @@ kernelspec:
 profile = "page"
 ```
 """
+
+
+RISES = {"sentence": "It rises.", "source": "ours", "verdict": "confirmed"}
+FALLS = {"sentence": "It falls.", "source": "derived", "verdict": "not reproduced"}
 
 
 def cell(code: str) -> str:
@@ -70,6 +75,20 @@ class TinyBook:
 
     def chapter(self, name: str, body: str) -> None:
         self.write(f"part/{name}.md", HEADER.format(name=name) + body)
+
+    def pretend(self, name: str, **claims: dict[str, str]) -> None:
+        """Store a run of a chapter that reported these claims, without the run."""
+        (chapter,) = ch.chapters(self.root, [f"part/{name}"])
+        notebook = chapter.read()
+        listed = [{"id": i, **claim, "effect": 0.5} for i, claim in claims.items()]
+        data = {gates.CLAIMS_MIME: listed, "text/html": "<p></p>"}
+        notebook.cells[1].outputs = [nbformat.v4.new_output("display_data", data=data)]
+        key = ch.chapter_key(self.root, chapter, ch.environment_key(self.root))
+        notebook.metadata.update({"kdlib": {"key": key, "peak_mb": None}, "papermill": {"duration": 1.0}})
+        ch.write_atomically(chapter.executed(self.root, "page"), nbformat.writes(notebook))
+
+    def recorded(self) -> dict[str, dict[str, str]]:
+        return yaml.safe_load((self.root / "book" / "claims.yml").read_text("utf8"))
 
     def call(self, *arguments: str) -> tuple[int, str]:
         """Status and output of one command."""
@@ -235,15 +254,64 @@ def test_a_browser_opens_only_where_somebody_looks(settings, terminal, opened, m
 def test_claims_are_recorded_on_purpose_only(tiny):
     report = """from IPython.display import display
 
-claim = [{"id": "one", "verdict": "confirmed", "sentence": "It rises."}]
+claim = [{"id": "one", "verdict": "confirmed", "sentence": "It rises.", "source": "ours", "effect": 0.5}]
 display({"application/vnd.kdlib.claims+json": claim, "text/html": "<p>confirmed</p>"}, raw=True)"""
     tiny.chapter("a", cell(report))
     assert tiny.call("run")[0] == 0
     status, said = tiny.call("check")
     assert status == 1 and "claim one: 'confirmed', but not on record" in said and "claims --write" in said
     assert tiny.call("claims", "--write")[0] == 0
-    assert yaml.safe_load((tiny.root / "book" / "claims.yml").read_text("utf8")) == {"one": "confirmed"}
-    assert tiny.call("claims") == (0, "1 verdicts, all as recorded\n")
+    assert tiny.recorded() == {"one": RISES}
+    assert tiny.call("claims") == (0, "1 claim(s), all as recorded\n")
+
+
+def test_the_record_holds_sentence_source_and_verdict_and_a_change_of_any_is_a_fault(tiny):
+    tiny.pretend("a", two={**RISES, "sentence": "Let T → ∞: it's “4 points”, no more."}, three=FALLS)
+    tiny.pretend("b", one=RISES)
+    assert tiny.call("claims", "--write")[0] == 0
+    text = (tiny.root / "book" / "claims.yml").read_text("utf8")
+    assert text.startswith(tools.CLAIMS_HEADER) and re.findall(r"^\w+(?=:)", text, re.MULTILINE) == [
+        "one",
+        "three",
+        "two",
+    ]
+    assert tiny.recorded()["two"]["sentence"] == "Let T → ∞: it's “4 points”, no more."
+    assert tiny.recorded()["three"] == FALLS
+    assert tiny.call("claims") == (0, "3 claim(s), all as recorded\n")
+    assert tiny.call("claims", "--write")[0] == 0
+    assert (tiny.root / "book" / "claims.yml").read_text("utf8") == text
+
+    for part in RISES:
+        tiny.pretend("b", one={**RISES, part: "other"})
+        expected = f"claim one: {part} recorded as {RISES[part]!r}, now 'other'"
+        assert tiny.call("claims") == (1, f"{expected}\n")
+        status, said = tiny.call("check")
+        assert status == 1 and expected in said and "claims --write" in said
+
+
+def test_claims_on_data_that_is_not_here_stay_on_record(tiny):
+    tiny.pretend("a", **{"one@cifar": RISES}, two=FALLS)
+    tiny.pretend("b")
+    assert tiny.call("claims", "--write")[0] == 0
+    tiny.pretend("a", three=FALLS)
+    assert tiny.call("claims", "--write")[0] == 0
+    assert tiny.recorded() == {"one@cifar": RISES, "three": FALLS}
+    assert tiny.call("claims") == (0, "1 claim(s), all as recorded\n")
+
+
+def test_a_chapter_made_from_the_record_runs_again_with_it_and_has_no_say_in_it(tiny):
+    tiny.chapter("a", "\nThe record is `claims.yml`.\n" + cell("1"))  # naming it in the text is not reading it
+    tiny.chapter("b", cell('open("../claims.yml").read()'))
+    tiny.pretend("a", one=RISES)
+
+    def keys() -> list[str]:
+        return [ch.chapter_key(tiny.root, chapter, "") for chapter in ch.chapters(tiny.root)]
+
+    before = keys()
+    assert tiny.call("claims", "--write")[0] == 0  # although b was never run, and may not run without a record
+    after = keys()
+    assert after[0] == before[0] and after[1] != before[1]
+    assert tiny.call("claims") == (0, "1 claim(s), all as recorded\n")
 
 
 def test_lint_finds_what_a_notebook_would_change_and_what_ruff_finds(tiny, capfd):
