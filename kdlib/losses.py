@@ -134,8 +134,8 @@ def dist_loss(
     in parts is another loss. Shapes and errors as `kd_loss`.
 
     Source: Huang et al. 2022 (DIST), section 3; T^2 as in the authors' code. A correlation ignores mean and scale, so the
-    inter term does not see the confidence of a row whose wrong classes are even: it acts on class relations and
-    wrong-class shape. The intra term compares examples, so it sees which ones are confident: instance level.
+    inter term does not see the confidence of a row whose wrong classes are even and whose label leads: it acts on class
+    relations and wrong-class shape. The intra term compares examples, so it sees which ones are confident: instance level.
     """
     student_logits = _wide(student_logits)
     p, q = (torch.softmax(x, dim=-1) for x in _scaled_pair(teacher_logits, student_logits, temperature))
@@ -157,8 +157,9 @@ def logit_standardised_kd_loss(
     teacher's logits are. CE sees the logits as they come. The deviation divides by K as in the paper (the released code
     divides by K - 1: another T). Logits must be finite. Shapes and errors as `kd_loss`.
 
-    Source: Sun et al. 2024, section 3. Acts on class relations and on the instance's wrong-class shape; a row whose wrong
-    classes are even always becomes the same target, so confidence alone, level 3 as in KD-pt, does not get through.
+    Source: Sun et al. 2024, section 3. Acts on class relations and on the instance's wrong-class shape. A row whose wrong
+    classes are even becomes the same target as long as its label leads, so the confidence of KD-pt does not get through; in
+    a row with uneven wrong classes it does, since the label's lead decides how much of the deviation is left for them.
     """
     student_logits = _wide(student_logits)
     pair = (_standardised(x) for x in _scaled_pair(teacher_logits, student_logits, 1.0))
