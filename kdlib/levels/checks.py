@@ -56,6 +56,7 @@ def is_relative_entropy(loss: Loss) -> None:
     value, expected = loss(z, v, y, 1.0, 1.0), entropy(v.softmax(-1), z.softmax(-1), axis=-1)
     assert torch.allclose(value, torch.as_tensor(expected)), f"{float(value[0]):.4f} is not the KL {expected[0]:.4f}"
     more = loss(F.pad(z, (0, 5), value=NOTHING), F.pad(v, (0, 5), value=NOTHING), y, 1.0, 1.0)
+    assert more.isfinite().all(), "classes of probability 0 make the loss NaN: 0 times the logarithm of 0"
     assert torch.allclose(value, more), "classes of probability 0 change the loss: is it averaged over classes?"
 
 
@@ -82,12 +83,13 @@ def equals_the_reference(loss: Loss) -> None:
 
 
 def keeps_its_digits(loss: Loss) -> None:
-    """A float32 gradient agrees with float64 when the student is already close to its teacher."""
+    """A float32 gradient points where the float64 one does when the student is already close to its teacher."""
     z, v, y = _problem()
     z = v + 0.05 * z
     single, exact = _gradient(loss, z.float(), v.float(), y, alpha=1.0), _gradient(kd_loss, z, v, y, alpha=1.0)
-    error = float((single.double() - exact).norm() / exact.norm())
-    assert error < 1e-3, f"the gradient is {error:.1%} off: was something rounded before it?"
+    assert single.any(), "close to its teacher the student has no gradient: rounded away, or never there?"
+    error = float((single.double() / single.double().norm() - exact / exact.norm()).norm())  # of the directions only
+    assert error < 1e-3, f"the gradient's direction is {error:.1%} off: was something rounded before it?"
 
 
 def stays_finite(loss: Loss) -> None:
@@ -115,10 +117,9 @@ def minds_the_classes(loss: Loss) -> None:
 
 def trains_the_student(run: Run) -> None:
     """After a step the teacher is as before and the student is not."""
-    frame = run(*_setting(), epochs=30, lr=0.01, seeds=2)
-    first, last = (frame[frame["epoch"] == epoch] for epoch in (1, 30))
-    assert frame["teacher_accuracy"].min() == frame["teacher_accuracy"].max(), "the teacher has changed"
-    assert last["accuracy"].mean() > first["accuracy"].mean(), "the student has not learnt"
+    frame = run(*_setting(), epochs=1, seeds=2)
+    assert (frame["teacher_moved"] == 0).all(), "the teacher's weights have changed"
+    assert (frame["student_moved"] > 0).all(), "the student's weights have not changed"
 
 
 def pairs_its_rows(run: Run) -> None:
@@ -166,7 +167,10 @@ def _setting() -> tuple[Task, Fleet]:
 
 def _gradient(loss: Loss, z: Tensor, v: Tensor, y: Tensor, temperature: float = 4.0, alpha: float = 0.5) -> Tensor:
     z = z.clone().requires_grad_()
-    return torch.autograd.grad(loss(z, v, y, temperature, alpha).sum(), z)[0]
+    value = loss(z, v, y, temperature, alpha).sum()
+    if not value.requires_grad:  # the loss does not depend on the student at all
+        return torch.zeros_like(z)
+    return torch.autograd.grad(value, z, allow_unused=True, materialize_grads=True)[0]
 
 
 def _same(one: pd.DataFrame, other: pd.DataFrame) -> bool:

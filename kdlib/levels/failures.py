@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from scipy.optimize import brentq
 from torch import Tensor
 
 from kdlib import _check
@@ -58,6 +61,27 @@ def symptoms(
         _check.shape("clean", clean, (len(labels),))
         values["clean"] = float(torch.corrcoef(torch.stack([p_t, clean.double()]))[0, 1])
     return pd.Series(values | {f"energy of {part}": energy for part, energy in parts.energies.items()})
+
+
+def equally_sure(teacher_logits: Tensor, labels: Tensor, confidence: float) -> float:
+    """The temperature, 0.01 to 100, at which a teacher's mean true-class probability is `confidence`: logits (N, K).
+
+    Two teachers at one temperature may differ in loudness alone: shorter logits make every energy but the universe's smaller,
+    with all relations intact. Compare them where they smooth equally, so that a difference is one of shape.
+
+    Raises ValueError for logits and labels that do not match, or where no such temperature gives this confidence.
+    """
+    _check.labels("labels", labels, teacher_logits.shape[1], len(teacher_logits))
+
+    def excess(log_temperature: float) -> float:
+        probs = soften(teacher_logits.double(), math.exp(log_temperature))
+        return float(probs.gather(1, labels.unsqueeze(1)).mean()) - confidence
+
+    cold, hot = math.log(0.01), math.log(100)
+    if not excess(hot) < 0 < excess(cold):
+        ends = f"{excess(hot) + confidence:.3g} at T = 100 and {excess(cold) + confidence:.3g} at T = 0.01"
+        raise ValueError(f"confidence must lie between that at both ends, {ends}, got {confidence:.3g}")
+    return math.exp(brentq(excess, cold, hot))
 
 
 def virtual_teacher(labels: Tensor, num_classes: int, confidence: float = 0.99) -> Tensor:

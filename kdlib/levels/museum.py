@@ -1,15 +1,18 @@
 """The bug museum: thirteen silent distillation bugs from public code, each planted by a switch, each with its catching check.
 
-`buggy_loss` and `buggy_run` are a plain loss and a plain loop; `bug=None` is the correct version. `audit` runs the checks
-of `levels.checks` on any loss and loop.
+`buggy_loss`, `buggy_step` and `buggy_run` are a plain loss, a step on one batch and the loop around it; `bug=None` is the
+correct version. `audit` runs the checks of `levels.checks` on any loss and loop.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
+import textwrap
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
@@ -17,13 +20,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlib import _seeds
+from kdlib import _cpu, _seeds
 from kdlib.data.task import Task
 from kdlib.fleet import Fleet
 from kdlib.levels import checks
 from kdlib.levels.checks import NOTHING, Loss, Run
 from kdlib.losses import cross_entropy, kd_loss
 from kdlib.models import MLP
+
+Losses = Callable[[Tensor, Tensor], Tensor]  # of the examples `index` against the rows `row` of the cache: (F, B)
 
 
 def buggy_loss(
@@ -63,6 +68,24 @@ def buggy_loss(
     return (1 - alpha) * cross_entropy(z, labels) + alpha * soft
 
 
+def buggy_step(losses: Losses, valid: Tensor, batch: Tensor, place: Tensor, chunk: int, bug: int | None) -> Tensor:
+    """Add up the gradient of a batch, a chunk of examples at a time, with bug 5, 7 or 9; the batch's mean losses (F,).
+
+    `batch` are the examples, in the order of the shuffle, and `place` the numbers of their places in it.
+    """
+    row = place if bug == 5 else batch  # cached logits in the order of the file, not of the batch
+    mask = torch.ones_like(valid[batch]) if bug == 7 else valid[batch]  # padding counts
+    chunks = list(zip(*(t.split(chunk) for t in (batch, row, mask)), strict=True))
+    total = torch.zeros(1).to(valid)
+    for index, cached, m in chunks:
+        count = m.sum() * len(chunks) if bug == 9 else mask.sum().clamp_min(1)  # the mean of the chunks' means
+        part = (losses(index, cached) * m).sum(-1) / count  # (F,)
+        part.sum().backward()
+        total = total + part.detach()
+    return total
+
+
+@_cpu.settings(threads=1, onednn=False)  # products too small to share
 def buggy_run(
     task: Task,
     teacher: Fleet,
@@ -76,25 +99,33 @@ def buggy_run(
     lr: float = 3e-3,
     temperature: float = 4.0,
     alpha: float = 0.9,
+    missing_classes: int = 0,
     order_seed: int = 0,
 ) -> pd.DataFrame:
     """Distil `teacher`, a fleet of one, in a plain loop with one bug; one row per epoch and seed, with its symptoms.
 
     Students differ in their start and share the data order. A batch goes through in chunks of `chunk` examples, whose
-    gradients add up. Training rows where `task.extra["valid"]` is False are padding (see `checks.padded`).
+    gradients add up. Training rows where `task.extra["valid"]` is False are padding (see `checks.padded`). A teacher that
+    never met the last `missing_classes` classes gives them probability 0; bug 12 shows with such a teacher only.
 
-    Columns bug (0 for none), epoch, seed; accuracy, teacher_accuracy (test, fractions); loss (mean over the epoch's last batch) and
-    eval_loss (over the training set), nats; gradient_error, how far the gradient of the epoch's first batch is from the one
-    intended, computed in float64 without the bug, relative to its length. Raises ValueError for a bug that is not in 1..13.
+    Columns bug (0 for none), epoch, seed; accuracy, teacher_accuracy (test, fractions); student_moved, teacher_moved,
+    Euclidean distance of all weights from where they started; loss (mean over the epoch's last batch) and eval_loss (over
+    the training set), nats; gradient_error, how far the gradient of the epoch's first batch is from the one intended,
+    computed in float64 without the bug, relative to its length. Raises ValueError for a bug that is not in 1..13 and for
+    a number of missing classes that leaves the teacher none.
     """
     _check_bug(bug)
     x, y, valid, k = task.x_train, task.y_train, _valid(task), task.num_classes
+    if missing_classes not in range(k):
+        raise ValueError(f"missing_classes must be a number from 0 to {k - 1}, got {missing_classes!r}")
     student, model = MLP((x[0].numel(), *hidden, k), range(seeds), x.dtype), deepcopy(teacher.model)
     learner, source = (model, student) if bug == 1 else (student, model)  # swapped in the constructor
+    start = student.flat.detach().clone()
     optimiser = torch.optim.Adam([learner.flat], lr=lr)
-    classes = k - max(1, k // 4) if bug == 12 else k  # a teacher that never met the last classes
-    cache = source(x).detach()[..., :classes]  # (1, N, K)
-    intended = F.pad(teacher.model(x).detach()[..., :classes], (0, k - classes), value=NOTHING)
+    cache, intended = (net(x).detach()[..., : k - missing_classes] for net in (source, teacher.model))  # (1, N, K)
+    intended = F.pad(intended, (0, missing_classes), value=NOTHING)
+    if bug != 12:
+        cache = F.pad(cache, (0, missing_classes), value=NOTHING)  # probability exactly 0
     shuffle = _seeds.stream(order_seed, "data order")
     everything = torch.arange(len(x))
 
@@ -105,15 +136,8 @@ def buggy_run(
     for epoch in range(1, epochs + 1):
         order = torch.randperm(len(x), generator=shuffle)
         for batch, place in zip(order.split(batch_size), everything.split(batch_size), strict=True):
-            row = place if bug == 5 else batch  # cached logits in the order of the file, not of the batch
-            mask = torch.ones_like(valid[batch]) if bug == 7 else valid[batch]  # padding counts
             optimiser.zero_grad()
-            loss, parts = torch.zeros(1).to(x), list(zip(*(t.split(chunk) for t in (batch, row, mask)), strict=True))
-            for index, cached, m in parts:
-                count = m.sum() * len(parts) if bug == 9 else mask.sum().clamp_min(1)  # the mean of the chunks' means
-                part = (losses(index, cached) * m).sum(-1) / count  # (F,)
-                part.sum().backward()
-                loss = loss + part.detach()
+            loss = buggy_step(losses, valid, batch, place, chunk, bug)
             if place[0] == 0:  # an epoch's first batch is a full one
                 error = _gradient_error(student, task, batch, intended[0, batch], temperature, alpha)
             optimiser.step()
@@ -123,6 +147,8 @@ def buggy_run(
         measured = {
             "accuracy": _accuracy(student, task),
             "teacher_accuracy": _accuracy(model, task),
+            "student_moved": (student.flat.detach() - start).norm(dim=-1),
+            "teacher_moved": (model.flat.detach() - teacher.model.flat.detach()).norm(dim=-1),
             "loss": loss,
             "eval_loss": total / (batches if bug == 13 else valid.sum()),  # sums per batch, averaged over batches
             "gradient_error": error,
@@ -134,18 +160,32 @@ def buggy_run(
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One bug: its number, name, where it was found, the check that catches it, and settings of `buggy_run` that show it."""
+    """One bug: its number, name, where it was found, the check that catches it, and settings of `buggy_run` that show it.
+
+    Where there are settings, its control is the correct loop under the same settings.
+    """
 
     number: int
     name: str
     found: str
     check: Callable[[Any], None]
-    settings: tuple[tuple[str, float], ...] = ()
+    settings: tuple[tuple[str, Any], ...] = ()
 
     @property
     def of(self) -> str:
         """What the check is called with: "loss" or "run"."""
         return next(iter(inspect.signature(self.check).parameters))
+
+    @property
+    def planted(self) -> str:
+        """The lines of `buggy_loss`, `buggy_step` and `buggy_run` that plant the bug."""
+        switch, found = re.compile(rf"\bbug [!=]= {self.number}\b"), []
+        for function in (buggy_loss, buggy_step, buggy_run):
+            source = inspect.getsource(function).splitlines()
+            for line, following in pairwise(source):
+                if switch.search(line):
+                    found.append(textwrap.dedent(f"{line}\n{following}" if line.endswith(":") else line))
+        return "\n".join(found)
 
     def verdict(self, loss: Loss = kd_loss, run: Run = buggy_run) -> str:
         """What the check says of a loss or a loop; empty if it passes."""
@@ -170,7 +210,13 @@ EXHIBITS = (
     Exhibit(9, "mean of means", "huggingface/trl#6006, pytorch/torchtune#1885", checks.adds_up),
     Exhibit(10, "rounding before the upcast", "linkedin/Liger-Kernel#1432", checks.keeps_its_digits),
     Exhibit(11, "log of a probability", "linkedin/Liger-Kernel#769", checks.stays_finite, (("temperature", 0.05),)),
-    Exhibit(12, "missing classes padded with logit 0", "huggingface/trl#2215", checks.minds_the_classes),
+    Exhibit(
+        12,
+        "missing classes padded with logit 0",
+        "linkedin/Liger-Kernel, read in its chunked base",
+        checks.minds_the_classes,
+        (("missing_classes", 5),),
+    ),
     Exhibit(13, "another evaluation loss", "axolotl-ai-cloud/axolotl#3271", checks.evaluates_what_it_trains),
 )
 

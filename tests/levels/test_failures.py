@@ -50,6 +50,18 @@ def test_symptoms_of_a_planted_teacher():
     assert math.isnan(uniform["contrast"]) and uniform["spread"] == pytest.approx(0, abs=1e-12)
 
 
+def test_equally_sure_undoes_a_scale():
+    """Logits twice as long are as sure at twice the temperature; the found one gives the confidence asked for."""
+    g = torch.Generator().manual_seed(0)
+    v, y = 3 * torch.randn(200, 5, generator=g), torch.randint(5, (200,), generator=g)
+    v[torch.arange(200), y] += 4
+    wanted = float(soften(v, 4).gather(1, y[:, None]).mean())
+    assert failures.equally_sure(v, y, wanted) == pytest.approx(4, rel=1e-5)
+    assert failures.equally_sure(2 * v, y, wanted) == pytest.approx(8, rel=1e-5)
+    T = failures.equally_sure(v, y, 0.5)
+    assert float(soften(v, T).gather(1, y[:, None]).mean()) == pytest.approx(0.5, abs=1e-5)
+
+
 def test_softmax_of_probabilities_forgets_the_teacher():
     """The numbers of a known code's virtual teacher at T = 20, K = 100, and what tempering would have given."""
     table = failures.virtual_teacher(torch.tensor([7]), 100, confidence=0.99)
@@ -69,6 +81,8 @@ BAD = {
     "temperature 0": (lambda: failures.symptoms(torch.zeros(3, 4), T.y_train[:3], 0.0), "temperature"),
     "too few labels": (lambda: failures.symptoms(torch.zeros(3, 4), T.y_train[:2]), "labels"),
     "clean of another length": (lambda: failures.symptoms(T.x_train, T.y_train, clean=T.y_train[:2] > 0), "clean"),
+    "nobody is that sure": (lambda: failures.equally_sure(T.x_train, T.y_train, 1.0), "confidence"),
+    "labels of others": (lambda: failures.equally_sure(T.x_train, T.y_train[:2], 0.5), "labels"),
     "confidence 1.2": (lambda: failures.virtual_teacher(T.y_train, 4, 1.2), "confidence"),
     "one class": (lambda: failures.virtual_teacher(T.y_train * 0, 1), "num_classes"),
     "logits for a table": (lambda: failures.softmax_of_probabilities(T.x_train, 2.0), "probs"),

@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -30,6 +32,8 @@ def test_frame_and_correct_loop(stage):
         "seed",
         "accuracy",
         "teacher_accuracy",
+        "student_moved",
+        "teacher_moved",
         "loss",
         "eval_loss",
         "gradient_error",
@@ -42,8 +46,36 @@ def test_frame_and_correct_loop(stage):
 
 @pytest.mark.parametrize("bug", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12])
 def test_the_gradient_is_not_the_intended_one(stage, bug):
-    error = run(stage, bug)["gradient_error"]
+    settings = {} if bug == 11 else dict(museum.EXHIBITS[bug - 1].settings)
+    if bug == 12:
+        settings["missing_classes"] = 2  # of eight
+    error, control = (run(stage, number, **settings)["gradient_error"] for number in (bug, None))
     assert error.mean() > (2e-4 if bug == 10 else 0.1)
+    assert control.max() < 1e-5
+
+
+def test_missing_classes_leave_the_teacher_without_them(stage):
+    """The correct loop is that of a teacher whose last logits are as good as minus infinity."""
+    task, teacher = stage
+    silent = kdlib.Fleet(deepcopy(teacher.model), teacher.students)
+    silent.model.weights[-1][..., -2:] = 0  # views into the model
+    silent.model.biases[-1][..., -2:] = -1e4
+    told, without = (run(s, missing_classes=m) for s, m in (((task, silent), 0), (stage, 2)))
+    for column in ("accuracy", "loss", "gradient_error"):
+        np.testing.assert_allclose(told[column], without[column], atol=1e-5, rtol=1e-4)
+    pd.testing.assert_frame_equal(run(stage, 12).drop(columns="bug"), run(stage).drop(columns="bug"))  # none to pad
+
+
+def test_distances_moved_are_those_of_all_weights(stage):
+    """A first step of Adam moves each weight with a gradient by lr; the swapped loop moves the teacher."""
+    plain, swapped = run(stage), run(stage, 1)
+    assert (plain["teacher_moved"] == 0).all() and (swapped["student_moved"] == 0).all()
+    assert (plain["student_moved"] > 0).all() and (swapped["teacher_moved"] > 0).all()
+    assert (plain.groupby("seed")["student_moved"].diff().dropna() > 0).all()
+    once = museum.buggy_run(*stage, seeds=2, hidden=(16,), epochs=1, batch_size=1000, lr=0.01)
+    weights = 8 * 16 + 16 + 16 * 8 + 8
+    assert (once["student_moved"] <= 0.01 * weights**0.5 * (1 + 1e-5)).all()
+    assert (once["student_moved"] > 0.8 * 0.01 * weights**0.5).all()
 
 
 def test_symptoms_that_are_not_in_the_gradient(stage):
@@ -76,6 +108,68 @@ def test_audit_tells_what_is_wrong():
     frame = museum.audit(forgetful).set_index("number")
     assert frame.loc[3, "check"] == "keeps_its_size" and "T^2" in frame.loc[3, "message"]
     assert frame.loc[[1, 2, 5, 7, 9, 11, 13], "passed"].all()
+
+
+def test_a_check_says_of_a_loss_without_gradient_that_nothing_is_distilled():
+    """A loss that ignores the student has no gradient at all: the checks say so, and torch does not raise."""
+
+    def deaf(z, v, y, temperature, alpha, t_squared=True):
+        return kd_loss(v, v, y, temperature, alpha, t_squared)
+
+    found = museum.audit(deaf).set_index("number")["message"]
+    assert "nothing is distilled" in found[2]
+    assert "rounded" in found[10] and "%" not in found[10]
+
+
+def test_digits_are_compared_by_direction():
+    """A missing factor is another check's business; rounding in bfloat16 is this one's."""
+
+    def without_factor(z, v, y, temperature, alpha):
+        return kd_loss(z, v, y, temperature, alpha, t_squared=False)
+
+    def rounded(z, v, y, temperature, alpha):
+        return kd_loss(z.bfloat16().to(z), v.bfloat16().to(v), y, temperature, alpha)
+
+    checks.keeps_its_digits(without_factor)
+    with pytest.raises(AssertionError, match="rounded"):
+        checks.keeps_its_digits(rounded)
+
+
+def test_messages_name_the_slip():
+    def careless(z, v, y, temperature, alpha, t_squared=True):
+        """T^2 missing, and a logarithm of probabilities: five checks, each with its own word."""
+        p, log_q = torch.softmax(v / temperature, -1), torch.log_softmax(z / temperature, -1)
+        hard = torch.nn.functional.cross_entropy(z, y, reduction="none")
+        return (1 - alpha) * hard + alpha * (p * (p.log() - log_q)).sum(-1)
+
+    found = museum.audit(careless).set_index("number")
+    assert sorted(found.index[~found["passed"]]) == [3, 4, 6, 8, 11]
+    assert "NaN" in found["message"][4] and "T^2" in found["message"][3]
+
+
+@pytest.mark.parametrize("moved", ["student_moved", "teacher_moved"])
+def test_the_first_check_looks_at_weights(moved):
+    def other(*args, **settings):
+        return museum.buggy_run(*args, **settings).assign(**{moved: 0.0 if moved == "student_moved" else 1.0})
+
+    checks.trains_the_student(museum.buggy_run)
+    with pytest.raises(AssertionError, match=moved.split("_")[0]):
+        checks.trains_the_student(other)
+
+
+def test_every_exhibit_shows_its_switch():
+    for exhibit in museum.EXHIBITS:
+        lines = exhibit.planted.splitlines()
+        assert any(f"bug {sign} {exhibit.number}" in lines[0] for sign in ("==", "!="))
+        assert not lines[-1].endswith(":")  # a condition is shown with what it does
+    assert "swapped" in museum.EXHIBITS[0].planted and "bfloat16" not in museum.EXHIBITS[0].planted
+    assert museum.EXHIBITS[5].planted == "if bug == 6:\n    t_squared = not t_squared  # the flag means its opposite"
+
+
+@pytest.mark.parametrize("missing", [-1, 8, 1.5])
+def test_impossible_numbers_of_missing_classes_are_named(stage, missing):
+    with pytest.raises(ValueError, match="missing_classes"):
+        run(stage, missing_classes=missing)
 
 
 @pytest.mark.parametrize("bug", [0, 14, "2"])
