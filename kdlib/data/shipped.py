@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pooch
 
 from kdlib.data.task import Task
@@ -64,14 +65,13 @@ def pack_logits(path: str | os.PathLike[str], logits: Any, task: Task) -> str:
 
     Raises ValueError for logits that are not finite or not of shape (N, K), or a path that is no .npz in a folder.
     """
-    path, values = Path(path), np.asarray(logits, dtype=np.float64)
+    values = np.asarray(logits, dtype=np.float64)
     if values.shape != (len(task.y_test), task.num_classes) or not np.isfinite(values).all():
         raise ValueError(
             f"logits must be finite and have shape {(len(task.y_test), task.num_classes)}, got shape {values.shape} "
             f"with {(~np.isfinite(values)).sum()} NaN or infinite values"
         )
-    if path.suffix != ".npz" or not path.parent.is_dir():
-        raise ValueError(f"path must be an .npz file in an existing folder, got {str(path)!r}")
+    path = _checked(path)
     low = values.min(1, keepdims=True)
     step = np.maximum(values.max(1, keepdims=True) - low, np.finfo(np.float32).tiny) / 255
     levels = np.minimum(np.rint((values - low) / step), 254)
@@ -87,6 +87,34 @@ def pack_logits(path: str | os.PathLike[str], logits: Any, task: Task) -> str:
     }
     if task.groups is not None:
         arrays |= {"groups": task.groups.cpu().numpy(), "group_names": np.array(task.extra.get("group_names", []))}
+    return _pack(path, arrays)
+
+
+def pack_table(path: str | os.PathLike[str], frame: pd.DataFrame) -> str:
+    """Write a tidy frame as a table whose columns `shipped` returns as arrays of equal length; return its sha256.
+
+    Text columns become fixed-width text, floats become float32. The sum is entered into `checksums.json` beside it.
+    Raises ValueError for an empty frame, a column that is neither text nor numbers, or a path that is no .npz in a folder.
+    """
+    path, arrays = _checked(path), {}
+    if frame.empty:
+        raise ValueError("frame must have at least one row, got none")
+    for name, column in frame.items():
+        values = np.array(column.tolist())
+        if values.dtype.kind not in "Uifb":
+            raise ValueError(f"frame must have columns of text or numbers, got {name!r} of type {column.dtype}")
+        arrays[str(name)] = values.astype(np.float32) if values.dtype.kind == "f" else values
+    return _pack(path, arrays)
+
+
+def _checked(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    if path.suffix != ".npz" or not path.parent.is_dir():
+        raise ValueError(f"path must be an .npz file in an existing folder, got {str(path)!r}")
+    return path
+
+
+def _pack(path: Path, arrays: Mapping[str, Any]) -> str:
     _replace(path, lambda part: np.savez_compressed(part, **arrays))
     digest = _sha256(path)
     sums = path.with_name(CHECKSUMS)

@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from kdlib.data.shipped import CHECKSUMS, folder, pack_logits, shipped
+from kdlib.data.shipped import CHECKSUMS, folder, pack_logits, pack_table, shipped
 from kdlib.data.task import Task
 
 module = importlib.import_module("kdlib.data.shipped")
@@ -44,7 +45,7 @@ def test_a_packed_table_comes_back(place):
     digest = pack_logits(place / "small.npz", logits, task)
 
     table = shipped("small")
-    steps = (logits.max(1).values - logits.min(1).values) / 255
+    steps = (logits.amax(1) - logits.amin(1)) / 255
     assert table["logits"].dtype == np.float32 and table["labels"].dtype == np.int64
     error = np.abs(table["logits"] - logits.numpy()).max(1)
     assert (error <= steps.numpy() + 1e-5).all() and error.max() > 0
@@ -64,6 +65,21 @@ def test_packing_again_gives_the_same_bytes_and_keeps_the_other_sums(place):
     other = pack_logits(place / "other.npz", some_logits(task, 1.0), task)
     assert pack_logits(place / "small.npz", some_logits(task), task) == first != other
     assert json.loads((place / CHECKSUMS).read_text()) == {"other.npz": other, "small.npz": first}
+
+
+def test_a_packed_frame_comes_back(place):
+    frame = pd.DataFrame({"recipe": ["hard labels", "KD", "KD"], "seed": [0, 0, 1], "accuracy": [0.5, 0.625, 0.75]})
+    digest = pack_table(place / "small.npz", frame)
+    pd.testing.assert_frame_equal(
+        pd.DataFrame(shipped("small")), frame.astype({"accuracy": "float32"}), check_dtype=False
+    )
+    assert pack_table(place / "small.npz", frame) == digest
+    for bad, name in ((frame[:0], "frame"), (frame.assign(seed=[None, {}, 1]), "seed")):
+        with pytest.raises(ValueError, match=name):
+            pack_table(place / "small.npz", bad)
+    with pytest.raises(ValueError, match="path"):
+        pack_table(place / "small.csv", frame)
+    assert json.loads((place / CHECKSUMS).read_text()) == {"small.npz": digest}
 
 
 def test_a_wheel_goes_before_what_lies_beside_it(tmp_path, monkeypatch):
