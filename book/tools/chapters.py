@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -254,13 +255,28 @@ def run_chapters(
             if stored_key(target) == key:
                 run = Run(chapter.name, "cached", *_cost(target))
             else:
-                run = pool.submit(_run_in_worker, chapter, target, profile, parameters, key).result()
+                try:
+                    run = pool.submit(_run_in_worker, chapter, target, profile, parameters, key).result()
+                except KeyboardInterrupt:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    _stop_workers()
+                    raise
             memory = f"{run.peak_mb:6.0f} MB" if run.peak_mb else " " * 9
             say(f"{label}  {run.seconds:6.1f} s {memory}  {run.state}")
             if run.error:
                 say(run.error)
             runs.append(run)
     return runs
+
+
+def _stop_workers() -> None:
+    """End the workers after an interrupt, which a worker that was only being started has not heard."""
+    for worker in multiprocessing.active_children():
+        worker.join(3)  # who heard it shuts its kernel down first
+        if worker.is_alive() and worker.pid and os.name == "posix":
+            os.kill(worker.pid, signal.SIGINT)
+            worker.join(10)
+        worker.terminate()
 
 
 def _cost(executed: Path) -> tuple[float, float | None]:

@@ -64,11 +64,10 @@ def test_every_control_moves_picture_sentence_and_table(name: str, home: str, vi
             before = seen_in(figure)
             control = figure.locator("input[type=range], select").nth(j)
             control.focus()
-            # a slider that starts at its end has only the other way to go
-            at_end = control.evaluate("c => c.type === 'range' && c.value === c.max")
-            page.keyboard.press(
-                "ArrowLeft" if at_end else "ArrowRight" if control.get_attribute("type") else "ArrowDown"
-            )
+            # a control that starts at its end has only the other way to go
+            at_end = control.evaluate("c => c.options ? c.selectedIndex === c.options.length - 1 : c.value === c.max")
+            back, on = ("ArrowLeft", "ArrowRight") if control.get_attribute("type") else ("ArrowUp", "ArrowDown")
+            page.keyboard.press(back if at_end else on)
             after = seen_in(figure)
             changed = [a != b for a, b in zip(before, after, strict=True)]
             assert changed[:3] == [True, True, True], (i, j, after[2])
