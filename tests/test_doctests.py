@@ -24,4 +24,4 @@ def test_examples(name: str) -> None:
 
 def test_there_are_examples() -> None:
     """Guards against a run that finds nothing."""
-    assert doctest.testmod(kdlib.losses).attempted >= 4
+    assert doctest.testmod(kdlib.losses.kd).attempted >= 4

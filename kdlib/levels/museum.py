@@ -1,7 +1,7 @@
 """The bug museum: thirteen silent distillation bugs from public code, each planted by a switch, each with its catching check.
 
 `buggy_loss`, `buggy_step` and `buggy_run` are a plain loss, a step on one batch and the loop around it; `bug=None` is the
-correct version. `audit` runs the checks of `levels.checks` on any loss and loop.
+correct version. `audit` runs the checks of `kdlib.checks` on any loss and loop.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlib import _cpu, _seeds
+from kdlib import _cpu, _seeds, checks
+from kdlib.checks import NOTHING, Loss, Run
 from kdlib.data.task import Task
 from kdlib.fleet import Fleet
-from kdlib.levels import checks
-from kdlib.levels.checks import NOTHING, Loss, Run
 from kdlib.losses import cross_entropy, kd_loss
 from kdlib.models import MLP
 

@@ -16,8 +16,9 @@ from sklearn.metrics import accuracy_score, log_loss
 from torch import Tensor, nn
 
 import kdlib
-from kdlib import Fleet, Recipe, Task, fleet, train
+from kdlib import Fleet, Recipe, Task, train
 from kdlib._seeds import stream
+from kdlib.fleet import engine as fleet
 from kdlib.losses import kd_loss, soften
 from kdlib.models import CNN, MLP
 

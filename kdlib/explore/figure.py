@@ -17,7 +17,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from kdlib import explore_live, explore_page
+from kdlib.explore import live as explore_live
+from kdlib.explore import page as explore_page
 
 Value = float | int | str | bool
 State = dict[str, Any]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from kdlib import explore_page
+from kdlib.explore import page as explore_page
 
 if TYPE_CHECKING:
     from kdlib.explore import Explorer, Frame

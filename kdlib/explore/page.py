@@ -10,7 +10,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kdlib.explore import Explorer, Frame
+    from kdlib.explore.figure import Explorer, Frame
 
 
 def html(explorer: Explorer) -> str:
@@ -105,4 +105,4 @@ def _control(explorer: Explorer, i: int, name: str) -> str:
 
 def asset(name: str) -> str:
     """The text of one of the figure's files, its style or its script."""
-    return resources.files("kdlib").joinpath("explore_static", name).read_text("utf-8").strip()
+    return resources.files("kdlib").joinpath("explore", "static", name).read_text("utf-8").strip()

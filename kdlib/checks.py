@@ -1,0 +1,177 @@
+"""Checks that catch the silent bugs of distillation code, one each; `levels.museum` plants the bugs.
+
+A check takes a loss, called like `kdlib.losses.kd_loss`, or a training loop, called like `levels.museum.buggy_run`:
+yours, if you like. It raises AssertionError that says what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from scipy.stats import entropy
+from torch import Tensor
+
+from kdlib.data.task import Task
+from kdlib.fleet import Fleet
+from kdlib.losses import kd_loss
+from kdlib.models import MLP
+
+Loss = Callable[..., Tensor]
+Run = Callable[..., pd.DataFrame]
+NOTHING = -1e4  # a logit whose softmax is exactly 0
+
+
+def padded(task: Task, rows: int) -> Task:
+    """`task` with `rows` rows of padding after its training examples: inputs 0, label 0, `extra["valid"]` False there."""
+    valid = torch.arange(len(task.x_train) + rows) < len(task.x_train)
+    x, y = (torch.cat([t, t.new_zeros(rows, *t.shape[1:])]) for t in (task.x_train, task.y_train))
+    return replace(task, x_train=x, y_train=y, extra={"valid": valid})
+
+
+# Checks of a loss: call it like kd_loss.
+
+
+def teaches(loss: Loss) -> None:
+    """The soft part pulls a student that differs from its teacher."""
+    z, v, y = _problem()
+    assert _gradient(loss, z, v, y, alpha=1.0).abs().max() > 1e-3, "the soft loss has no gradient: nothing is distilled"
+
+
+def keeps_its_size(loss: Loss) -> None:
+    """With T^2 the gradient hardly depends on a high temperature."""
+    z, v, y = _problem()
+    hot, hotter = (_gradient(loss, z, v, y, temperature=T, alpha=1.0).norm() for T in (50.0, 100.0))
+    assert abs(hotter / hot - 1) < 0.05, (
+        f"the gradient changed {hotter / hot:.3f}-fold from T = 50 to 100: where is T^2?"
+    )
+
+
+def is_relative_entropy(loss: Loss) -> None:
+    """At T = 1, alpha = 1 the loss is the KL divergence that SciPy computes, and impossible classes do not change it."""
+    z, v, y = _problem()
+    value, expected = loss(z, v, y, 1.0, 1.0), entropy(v.softmax(-1), z.softmax(-1), axis=-1)
+    assert torch.allclose(value, torch.as_tensor(expected)), f"{float(value[0]):.4f} is not the KL {expected[0]:.4f}"
+    more = loss(F.pad(z, (0, 5), value=NOTHING), F.pad(v, (0, 5), value=NOTHING), y, 1.0, 1.0)
+    assert more.isfinite().all(), "classes of probability 0 make the loss NaN: 0 times the logarithm of 0"
+    assert torch.allclose(value, more), "classes of probability 0 change the loss: is it averaged over classes?"
+
+
+def obeys_its_flag(loss: Loss) -> None:
+    """t_squared=True multiplies the soft part by T^2; False does not."""
+    z, v, y = _problem()
+    with_factor, without = (loss(z, v, y, 4.0, 1.0, t_squared=flag) for flag in (True, False))
+    assert torch.allclose(with_factor, 16 * without), (
+        f"t_squared scales by {float(with_factor[0] / without[0]):.3g}, not 16"
+    )
+
+
+def equals_the_reference(loss: Loss) -> None:
+    """Value and gradient of the fast path are those of the formula, at a temperature other than 1."""
+    z, v, y = _problem()
+
+    def reference(z: Tensor, v: Tensor, y: Tensor, T: float, a: float) -> Tensor:
+        p, q = torch.softmax(v / T, -1), torch.softmax(z / T, -1)
+        return (1 - a) * F.cross_entropy(z, y, reduction="none") + a * T**2 * (p * (p / q).log()).sum(-1)
+
+    assert torch.allclose(loss(z, v, y, 3.0, 0.7), reference(z, v, y, 3.0, 0.7)), "the value is not the formula's"
+    ours, theirs = (_gradient(f, z, v, y, temperature=3.0, alpha=0.7) for f in (loss, reference))
+    assert torch.allclose(ours, theirs), "the gradient is not the formula's"
+
+
+def keeps_its_digits(loss: Loss) -> None:
+    """A float32 gradient points where the float64 one does when the student is already close to its teacher."""
+    z, v, y = _problem()
+    z = v + 0.05 * z
+    single, exact = _gradient(loss, z.float(), v.float(), y, alpha=1.0), _gradient(kd_loss, z, v, y, alpha=1.0)
+    assert single.any(), "close to its teacher the student has no gradient: rounded away, or never there?"
+    error = float((single.double() / single.double().norm() - exact / exact.norm()).norm())  # of the directions only
+    assert error < 1e-3, f"the gradient's direction is {error:.1%} off: was something rounded before it?"
+
+
+def stays_finite(loss: Loss) -> None:
+    """Logits of +-200 give a finite loss and gradient."""
+    v = torch.tensor([[200.0, -200.0, 0.0], [-200.0, 200.0, 0.0]])
+    y, z = torch.tensor([0, 0]), v.flip(0)
+    finite = loss(z, v, y, 1.0, 0.5).isfinite().all() and _gradient(loss, z, v, y, temperature=1.0).isfinite().all()
+    assert finite, "logits of 200 give NaN or infinity: is a logarithm taken of a probability?"
+
+
+def minds_the_classes(loss: Loss) -> None:
+    """A teacher with fewer classes is an error, or its missing classes have probability exactly 0."""
+    z, v, y = _problem()
+    y = y % (z.shape[1] - 2)
+    try:
+        value = loss(z, v[:, :-2], y, 1.0, 0.5)
+    except (ValueError, RuntimeError):  # torch's own word on shapes is blunt, but not silent
+        return
+    nothing = F.pad(v[:, :-2], (0, 2), value=NOTHING)
+    assert torch.allclose(value, kd_loss(z, nothing, y, 1.0, 0.5)), "missing classes have received probability"
+
+
+# Checks of a loop: call it like buggy_run.
+
+
+def trains_the_student(run: Run) -> None:
+    """After a step the teacher is as before and the student is not."""
+    frame = run(*_setting(), epochs=1, seeds=2)
+    assert (frame["teacher_moved"] == 0).all(), "the teacher's weights have changed"
+    assert (frame["student_moved"] > 0).all(), "the student's weights have not changed"
+
+
+def pairs_its_rows(run: Run) -> None:
+    """With all data in one batch the order of the examples does not matter."""
+    task, teacher = _setting()
+    one, other = (run(task, teacher, epochs=3, batch_size=1000, chunk=1000, order_seed=seed) for seed in (0, 1))
+    assert _same(one, other), "shuffling changes the loss of the whole data set: do examples meet their own targets?"
+
+
+def ignores_padding(run: Run) -> None:
+    """What stands at masked positions is without effect."""
+    task, teacher = _setting()
+    other = replace(task, y_train=torch.where(task.extra["valid"], task.y_train, 1))
+    assert _same(run(task, teacher, epochs=3), run(other, teacher, epochs=3)), "labels of padding change the result"
+
+
+def adds_up(run: Run) -> None:
+    """Loss and step do not depend on how a batch is cut in chunks."""
+    task, teacher = _setting()
+    whole, cut = (run(task, teacher, epochs=3, batch_size=1000, chunk=chunk) for chunk in (1000, 30))
+    assert _same(whole, cut), "the split of the batch changes the result: is it a mean of means?"
+
+
+def evaluates_what_it_trains(run: Run) -> None:
+    """On the same batch with the same weights training loss and evaluation loss are the same number."""
+    frame = run(*_setting(), epochs=1, batch_size=1000, lr=0.0)
+    ratio = (frame["eval_loss"] / frame["loss"]).mean()
+    assert abs(ratio - 1) < 1e-6, f"the evaluation loss is {ratio:.3g} times the training loss"
+
+
+def _problem() -> tuple[Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    z, v = torch.randn(2, 16, 10, generator=g, dtype=torch.float64) * 2
+    return z, v, torch.randint(10, (16,), generator=g)
+
+
+def _setting() -> tuple[Task, Fleet]:
+    g = torch.Generator().manual_seed(0)
+    model = MLP((5, 12, 4), seeds=[100], dtype=torch.float64)
+    x = torch.randn(260, 5, generator=g, dtype=torch.float64)
+    y = model(x)[0].argmax(-1).detach()
+    task = padded(Task(x[:60], y[:60], x[60:], y[60:], 4), rows=20)
+    return task, Fleet(model, pd.DataFrame({"seed": [100]}))
+
+
+def _gradient(loss: Loss, z: Tensor, v: Tensor, y: Tensor, temperature: float = 4.0, alpha: float = 0.5) -> Tensor:
+    z = z.clone().requires_grad_()
+    value = loss(z, v, y, temperature, alpha).sum()
+    if not value.requires_grad:  # the loss does not depend on the student at all
+        return torch.zeros_like(z)
+    return torch.autograd.grad(value, z, allow_unused=True, materialize_grads=True)[0]
+
+
+def _same(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    return bool(((one["eval_loss"] - other["eval_loss"]).abs() < 1e-9).all())

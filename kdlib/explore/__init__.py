@@ -1,0 +1,5 @@
+"""One figure, two lives: widgets in a notebook; in a rendered page, a control over frames drawn ahead by the same function."""
+
+from kdlib.explore.figure import FIGSIZE, Control, Explorer, Frame, explore, in_words
+
+__all__ = ["FIGSIZE", "Control", "Explorer", "Frame", "explore", "in_words"]
