@@ -17,8 +17,7 @@ import nbformat
 import yaml
 from jupytext.config import load_jupytext_config
 
-from . import chapters as ch
-from . import gates, pages
+from . import contents, execute, gates, pages
 
 CELL_WIDTH = 88  # characters of code that a page shows in one line
 CLAIMS_HEADER = (
@@ -29,14 +28,14 @@ CLAIMS_HEADER = (
 
 def run(root: Path, args: argparse.Namespace) -> int:
     """Run chapters (all, or the named ones) in a profile."""
-    runs = ch.run_chapters(root, args.profile, args.names)
+    runs = execute.run_chapters(root, args.profile, args.names)
     return int(any(r.state == "failed" for r in runs))
 
 
 def book(root: Path, args: argparse.Namespace) -> int:
     """Run what changed, build the pages, print the address of the first one."""
     started = time.perf_counter()
-    if failed := [r.name for r in ch.run_chapters(root) if r.state == "failed"]:
+    if failed := [r.name for r in execute.run_chapters(root) if r.state == "failed"]:
         print(f"the book was not built: {', '.join(failed)} failed", file=sys.stderr)
         return 1
     built = pages.build(root)
@@ -49,10 +48,10 @@ def book(root: Path, args: argparse.Namespace) -> int:
 
 def check(root: Path, args: argparse.Namespace) -> int:
     """Judge the executed chapters and, in the page profile, budgets, claims and built pages too."""
-    executed = ch.load_executed(root, args.profile)
+    executed = execute.load_executed(root, args.profile)
     faults = [fault for name, notebook in executed.items() for fault in gates.notebook_faults(name, notebook)]
     found = gates.claims_in(executed)
-    differences = gates.claim_differences(found, gates.recorded_claims(root / "book" / ch.LEDGER))
+    differences = gates.claim_differences(found, gates.recorded_claims(root / "book" / contents.LEDGER))
     if args.profile == "page":
         faults += gates.over_budget(executed)
         if differences:
@@ -72,10 +71,10 @@ def check(root: Path, args: argparse.Namespace) -> int:
 
 def claims(root: Path, args: argparse.Namespace) -> int:
     """Show how the claims of the last run differ from the record; with --write, make them the record."""
-    path = root / "book" / ch.LEDGER
+    path = root / "book" / contents.LEDGER
     # a page made from the record has no say in it, and may not even run before the record is right
-    sources = [chapter.name for chapter in ch.chapters(root) if ch.LEDGER not in chapter.reads()]
-    found, recorded = gates.claims_in(ch.load_executed(root, "page", sources)), gates.recorded_claims(path)
+    sources = [chapter.name for chapter in contents.chapters(root) if contents.LEDGER not in chapter.reads()]
+    found, recorded = gates.claims_in(execute.load_executed(root, "page", sources)), gates.recorded_claims(path)
     differences = gates.claim_differences(found, recorded)
     print("\n".join(differences) or f"{len(found)} claim(s), all as recorded")
     if not args.write:
@@ -85,7 +84,7 @@ def claims(root: Path, args: argparse.Namespace) -> int:
         yaml.safe_dump({i: claim}, sort_keys=False, allow_unicode=True, width=math.inf)
         for i, claim in sorted((elsewhere | found).items())
     ]
-    ch.write_atomically(path, "\n".join([CLAIMS_HEADER, *entries]))
+    contents.write_atomically(path, "\n".join([CLAIMS_HEADER, *entries]))
     print(f"wrote {len(found)} claim(s) to {path}")
     return 0
 
@@ -95,10 +94,10 @@ def lint(root: Path, args: argparse.Namespace) -> int:
     folder, changed = root / "_build" / "lint", 0
     shutil.rmtree(folder, ignore_errors=True)
     config = load_jupytext_config(str(root / "book"))
-    pages_and_cells = [(page, folder / f"{page.name}.ipynb") for page in ch.notebooks(root)]
+    pages_and_cells = [(page, folder / f"{page.name}.ipynb") for page in contents.notebooks(root)]
     for page, cells in pages_and_cells:
         notebook = jupytext.reads(page.source.read_text("utf8"), fmt="md:myst", config=config)
-        ch.write_atomically(cells, nbformat.writes(notebook))
+        contents.write_atomically(cells, nbformat.writes(notebook))
 
     def ruff(*options: str) -> int:
         width = ["--config", str(root / "pyproject.toml"), "--line-length", str(CELL_WIDTH)]
@@ -110,7 +109,7 @@ def lint(root: Path, args: argparse.Namespace) -> int:
         text = page.source.read_text("utf8")
         saved = jupytext.writes(nbformat.read(cells, as_version=4), fmt="md:myst", config=config)
         if saved != text and args.fix:
-            ch.write_atomically(page.source, saved)
+            contents.write_atomically(page.source, saved)
         elif saved != text:
             diff = difflib.unified_diff(text.splitlines(), saved.splitlines(), "as it is", "as saved", lineterm="", n=0)
             print(f"{page.source}: saving it from a notebook would change it (`make fix` does)", *diff, sep="\n")
@@ -125,8 +124,8 @@ def lab_command(root: Path) -> list[str]:
         "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Jupytext Notebook"}},
         "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     }
-    ch.write_atomically(settings / "overrides.json", json.dumps(overrides, indent=1))
-    first = next(iter(ch.chapters(root)), None)
+    contents.write_atomically(settings / "overrides.json", json.dumps(overrides, indent=1))
+    first = next(iter(contents.chapters(root)), None)
     options = {
         "ServerApp.root_dir": str(root),
         "LabApp.app_settings_dir": str(settings),
@@ -152,7 +151,7 @@ def parser() -> argparse.ArgumentParser:
         if function is book:
             command.add_argument("--no-open", dest="open", action="store_false", help="never open a browser")
         if function in (run, check):
-            command.add_argument("--profile", choices=ch.PROFILES, default="page")
+            command.add_argument("--profile", choices=execute.PROFILES, default="page")
         if function is run:
             command.add_argument("names", nargs="*", metavar="chapter", help="for example levels/universe")
         if function is claims:

@@ -13,7 +13,7 @@ import nbformat
 from jupyter_cache import get_cache
 from jupyter_cache.cache.main import CacheBundleIn
 
-from . import chapters as ch
+from . import contents, execute, keys
 from .gates import CLAIMS_MIME, WIDGET_VIEW
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -53,7 +53,7 @@ def fill_cache(root: Path, executed: dict[str, nbformat.NotebookNode]) -> None:
     folder = root / "_build" / ".jupyter_cache"
     shutil.rmtree(folder, ignore_errors=True)
     cache = get_cache(folder)
-    for page in ch.notebooks(root):
+    for page in contents.notebooks(root):
         notebook = page.read()
         if page.name in executed:
             notebook = with_outputs(notebook, executed[page.name])
@@ -64,11 +64,15 @@ def fill_cache(root: Path, executed: dict[str, nbformat.NotebookNode]) -> None:
 
 def site_key(root: Path) -> str:
     """Changes when anything that the pages are made from changes."""
-    sources = [path for path in ch.files_under(root / "book") if "tools" not in path.relative_to(root).parts]
-    notebooks = [chapter.executed(root, "page") for chapter in ch.chapters(root)]
-    tools = [path for path in ch.files_under(root / "book" / "tools") if path.name in ("pages.py", "chapters.py")]
+    sources = [path for path in contents.files_under(root / "book") if "tools" not in path.relative_to(root).parts]
+    notebooks = [chapter.executed(root, "page") for chapter in contents.chapters(root)]
+    tools = [
+        path
+        for path in contents.files_under(root / "book" / "tools")
+        if path.name in ("pages.py", "contents.py", "keys.py")
+    ]
     rest = [root / "_config.yml", root / "constraints.txt"]
-    return ch.digest(root, [*sources, *notebooks, *tools, *rest], platform.python_version())
+    return keys.digest(root, [*sources, *notebooks, *tools, *rest], platform.python_version())
 
 
 def is_current(root: Path) -> bool:
@@ -90,7 +94,7 @@ def build(root: Path) -> bool:
     print("building the pages ...", flush=True)
     shutil.rmtree(site(root), ignore_errors=True)
     shutil.rmtree(root / "_build" / ".doctrees", ignore_errors=True)
-    fill_cache(root, ch.load_executed(root, "page"))
+    fill_cache(root, execute.load_executed(root, "page"))
     log = root / "_build" / "book.log"
     program = "from jupyter_book.cli.main import main; main()"
     options = ["build", "book", "--config", "_config.yml", "--path-output", ".", "-W", "-n", "--keep-going"]
@@ -98,16 +102,16 @@ def build(root: Path) -> bool:
         command = [sys.executable, "-c", program, *options]
         status = subprocess.run(command, cwd=root, stdout=stream, stderr=subprocess.STDOUT).returncode
     text = COLOUR.sub("", log.read_text("utf8", errors="replace"))
-    ch.write_atomically(log, text)
+    contents.write_atomically(log, text)
     if status:
         lines = text.splitlines()
         warnings = [line for line in lines if any(word in line for word in ("WARNING", "ERROR", "Error:"))]
         raise BuildError("\n".join([*(warnings or lines[-30:]), f"the strict build failed; the whole log is {log}"]))
     cached = {Path(page) for page in CACHED.findall(text)}
-    again = [page.name for page in ch.notebooks(root) if page.source not in cached]
+    again = [page.name for page in contents.notebooks(root) if page.source not in cached]
     if again or "Executing notebook" in text:
         raise BuildError(f"pages ran a second time instead of coming from the cache ({', '.join(again)}); see {log}")
-    ch.write_atomically(site(root) / ".complete", key)
+    contents.write_atomically(site(root) / ".complete", key)
     return True
 
 

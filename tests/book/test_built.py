@@ -5,15 +5,14 @@ from pathlib import Path
 import pytest
 
 from book.tools import __main__ as tools
-from book.tools import chapters as ch
-from book.tools import pages
+from book.tools import execute, pages
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_built_book_passes_every_gate(capsys):
     try:
-        ch.load_executed(ROOT, "page")
+        execute.load_executed(ROOT, "page")
         current = pages.is_current(ROOT)
     except ValueError:
         current = False

@@ -5,17 +5,16 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from book.tools import chapters as ch
-from book.tools import gates
+from book.tools import contents, execute, gates
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.chapter
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [chapter.name for chapter in ch.chapters(ROOT)])
+@pytest.mark.parametrize("name", [chapter.name for chapter in contents.chapters(ROOT)])
 def test_chapter_in_smoke_profile(name, tmp_path):
-    (run,) = ch.run_chapters(ROOT, "smoke", [name], folder=tmp_path)
+    (run,) = execute.run_chapters(ROOT, "smoke", [name], folder=tmp_path)
     assert run.state == "run", run.error
     notebook = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4)
     assert gates.notebook_faults(name, notebook) == []

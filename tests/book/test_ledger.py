@@ -7,11 +7,10 @@ import jupytext
 import pytest
 from bs4 import BeautifulSoup
 
-from book.tools import chapters as ch
-from book.tools import gates, pages
+from book.tools import contents, gates, pages
 
 ROOT = Path(__file__).parents[2]
-RECORDED = gates.recorded_claims(ROOT / "book" / ch.LEDGER)
+RECORDED = gates.recorded_claims(ROOT / "book" / contents.LEDGER)
 
 
 def rows() -> list[tuple[str, str, list[str]]]:
@@ -34,7 +33,7 @@ def test_every_claim_of_the_paper_has_a_row_with_answers_and_no_answer_stands_tw
 
 
 def test_the_first_word_of_a_claim_is_the_last_of_one_page():
-    names = [name.split("/")[-1] for name in ch.toc_entries(ROOT)]
+    names = [name.split("/")[-1] for name in contents.toc_entries(ROOT)]
     assert sorted(i for i in RECORDED if names.count(i.split(".")[0]) != 1) == []
 
 

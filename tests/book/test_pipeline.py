@@ -17,8 +17,7 @@ import pytest
 import yaml
 
 from book.tools import __main__ as tools
-from book.tools import chapters as ch
-from book.tools import gates, pages
+from book.tools import contents, execute, gates, keys, pages
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,14 +78,14 @@ class TinyBook:
 
     def pretend(self, name: str, **claims: dict[str, str]) -> None:
         """Store a run of a chapter that reported these claims, without the run."""
-        (chapter,) = ch.chapters(self.root, [f"part/{name}"])
+        (chapter,) = contents.chapters(self.root, [f"part/{name}"])
         notebook = chapter.read()
         listed = [{"id": i, **claim, "effect": 0.5} for i, claim in claims.items()]
         data = {gates.CLAIMS_MIME: listed, "text/html": "<p></p>"}
         notebook.cells[1].outputs = [nbformat.v4.new_output("display_data", data=data)]
-        key = ch.chapter_key(self.root, chapter, ch.environment_key(self.root))
+        key = keys.chapter_key(self.root, chapter, keys.environment_key(self.root))
         notebook.metadata.update({"kdlib": {"key": key, "peak_mb": None}, "papermill": {"duration": 1.0}})
-        ch.write_atomically(chapter.executed(self.root, "page"), nbformat.writes(notebook))
+        contents.write_atomically(chapter.executed(self.root, "page"), nbformat.writes(notebook))
 
     def recorded(self) -> dict[str, dict[str, str]]:
         return yaml.safe_load((self.root / "book" / "claims.yml").read_text("utf8"))
@@ -215,20 +214,20 @@ def test_profiles_reach_the_chapter_and_unknown_parameters_do_not_pass(tiny):
 
 def test_a_chapter_must_be_in_the_page_profile_by_default():
     with pytest.raises(ValueError, match="must set profile = \"page\", found 'smoke'"):
-        ch.check_parameters({"profile": {"default": '"smoke"'}}, {}, "part/a")
+        execute.check_parameters({"profile": {"default": '"smoke"'}}, {}, "part/a")
 
 
 def test_unknown_names_are_refused(tiny):
     with pytest.raises(ValueError, match=r"no chapter called part/c; the chapters are: part/a, part/b"):
-        ch.chapters(tiny.root, ["part/c"])
+        contents.chapters(tiny.root, ["part/c"])
     with pytest.raises(ValueError, match="profile must be one of page, smoke, full, got 'quick'"):
-        ch.run_chapters(tiny.root, "quick")
+        execute.run_chapters(tiny.root, "quick")
     tiny.write("part/b.md", "---\nfile_format: mystnb\nkernelspec: {name: python3}\n---\n" + cell("1"))
     with pytest.raises(ValueError, match=r"b\.md cannot be read as a notebook: 'display_name' is a required"):
-        ch.chapters(tiny.root)
+        contents.chapters(tiny.root)
     tiny.write("_toc.yml", "format: jb-book\nroot: index\nchapters:\n- file: part/c\n")
     with pytest.raises(ValueError, match=r"names 'part/c', but book/part/c\.md does not exist"):
-        ch.chapters(tiny.root)
+        contents.chapters(tiny.root)
 
 
 @pytest.mark.parametrize(
@@ -308,12 +307,12 @@ def test_a_chapter_made_from_the_record_runs_again_with_it_and_has_no_say_in_it(
     tiny.chapter("b", cell('open("../claims.yml").read()'))
     tiny.pretend("a", one=RISES)
 
-    def keys() -> list[str]:
-        return [ch.chapter_key(tiny.root, chapter, "") for chapter in ch.chapters(tiny.root)]
+    def made() -> list[str]:
+        return [keys.chapter_key(tiny.root, chapter, "") for chapter in contents.chapters(tiny.root)]
 
-    before = keys()
+    before = made()
     assert tiny.call("claims", "--write")[0] == 0  # although b was never run, and may not run without a record
-    after = keys()
+    after = made()
     assert after[0] == before[0] and after[1] != before[1]
     assert tiny.call("claims") == (0, "1 claim(s), all as recorded\n")
 

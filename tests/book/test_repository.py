@@ -8,7 +8,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from book.tools import chapters as ch
+from book.tools import contents
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]
@@ -44,9 +44,9 @@ def test_environment_yml_repeats_pyproject():
 
 
 def test_every_entry_of_the_contents_exists_once():
-    names = ch.toc_entries(ROOT)
+    names = contents.toc_entries(ROOT)
     assert len(names) == len(set(names))
-    assert all(ch.page_source(ROOT, name).is_file() for name in names)
+    assert all(contents.page_source(ROOT, name).is_file() for name in names)
 
 
 @pytest.mark.parametrize("part", ["levels", "mechanisms"])

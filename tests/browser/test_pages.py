@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from book.tools import chapters as ch
-from book.tools import pages
+from book.tools import contents, pages
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[2]
 SITE = pages.site(ROOT)
-NAMES = [chapter.name for chapter in ch.notebooks(ROOT)]
+NAMES = [chapter.name for chapter in contents.notebooks(ROOT)]
 
 
 @pytest.fixture(scope="module", autouse=True)

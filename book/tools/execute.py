@@ -1,54 +1,25 @@
-"""Find the chapters, run each one when it must be run, and keep what it produced."""
+"""Run each chapter when it must be run, and keep what it produced."""
 
-import hashlib
 import json
 import multiprocessing
 import os
-import platform
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jupytext
 import nbformat
-import yaml
+
+from .contents import Chapter, chapters, write_atomically
+from .keys import chapter_key, environment_key, stored_key
 
 PROFILES = ("page", "smoke", "full")
 CELL_TIMEOUT = {"page": 300, "smoke": 300, "full": None}  # seconds; a stop for runaway cells, not the budget
-LEDGER = "claims.yml"
-BOOK_FILES = ("_toc.yml", LEDGER)  # in book/; a chapter whose code names one is made from it and runs again with it
-DEBIAN_IMAGES = Path("/usr/share/datasets/fashion-mnist")  # its presence changes what some chapters compute
-
-
-@dataclass(frozen=True)
-class Chapter:
-    """One page of the book that has code: its name in the table of contents and its source."""
-
-    name: str
-    source: Path
-
-    def read(self) -> nbformat.NotebookNode:
-        """The source as a notebook without outputs; ValueError where its header is not one."""
-        try:
-            return jupytext.read(self.source)
-        except (nbformat.ValidationError, yaml.YAMLError) as problem:
-            reason = str(problem).splitlines()[0]
-            raise ValueError(f"{self.source} cannot be read as a notebook: {reason}") from problem
-
-    def reads(self) -> list[str]:
-        """Which of the book's own files the code names."""
-        code = [cell.source for cell in self.read().cells if cell.cell_type == "code"]
-        return [name for name in BOOK_FILES if any(name in source for source in code)]
-
-    def executed(self, root: Path, profile: str) -> Path:
-        """Where the executed notebook of this profile is kept."""
-        return root / "_build" / "chapters" / profile / f"{self.name}.ipynb"
 
 
 @dataclass(frozen=True)
@@ -60,94 +31,6 @@ class Run:
     seconds: float
     peak_mb: float | None = None  # largest resident size of the kernel, MB of 1e6 bytes; None where unknown
     error: str = ""
-
-
-def toc_entries(root: Path) -> list[str]:
-    """Page names in reading order, as written in ``book/_toc.yml`` (no file suffix)."""
-
-    def walk(node: Any) -> Iterator[str]:
-        if isinstance(node, dict):
-            for key, value in node.items():
-                if key in ("root", "file"):
-                    yield str(value)
-                else:
-                    yield from walk(value)
-        elif isinstance(node, list):
-            for item in node:
-                yield from walk(item)
-
-    return list(walk(yaml.safe_load((root / "book" / "_toc.yml").read_text("utf8"))))
-
-
-def page_source(root: Path, name: str) -> Path:
-    """The Markdown file of a page; ValueError where the table of contents names a page that is not there."""
-    source = root / "book" / f"{name.removesuffix('.md')}.md"
-    if not source.is_file():
-        raise ValueError(f"book/_toc.yml names {name!r}, but {source.relative_to(root)} does not exist")
-    return source
-
-
-def notebooks(root: Path) -> list[Chapter]:
-    """Pages that Jupyter Book reads as notebooks (those with the jupytext header), in reading order."""
-    pages = [Chapter(name.removesuffix(".md"), page_source(root, name)) for name in toc_entries(root)]
-    return [page for page in pages if page.read().metadata["jupytext"]["text_representation"]["format_name"] == "myst"]
-
-
-def chapters(root: Path, names: Iterable[str] = ()) -> list[Chapter]:
-    """Notebook pages with at least one code cell; only the given ones if any are named."""
-    found = [page for page in notebooks(root) if any(cell.cell_type == "code" for cell in page.read().cells)]
-    wanted = list(names)
-    if unknown := sorted(set(wanted) - {chapter.name for chapter in found}):
-        known = ", ".join(chapter.name for chapter in found)
-        raise ValueError(f"no chapter called {', '.join(unknown)}; the chapters are: {known}")
-    return [chapter for chapter in found if not wanted or chapter.name in wanted]
-
-
-def digest(root: Path, files: Iterable[Path], *facts: str) -> str:
-    """SHA-256 over facts and files; a file counts by its place below root and its content (empty if missing)."""
-    total = hashlib.sha256("\0".join(facts).encode())
-    for path in files:
-        content = path.read_bytes() if path.is_file() else b""
-        total.update(f"\0{path.relative_to(root).as_posix()}\0{len(content)}\0".encode() + content)
-    return total.hexdigest()
-
-
-def files_under(folder: Path) -> list[Path]:
-    """All files below a folder, sorted, without hidden ones and Python's caches."""
-
-    def counts(path: Path) -> bool:
-        parts = path.relative_to(folder).parts
-        return path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in parts)
-
-    return sorted(filter(counts, folder.rglob("*")))
-
-
-def environment_key(root: Path) -> str:
-    """Changes when kdlib, the shipped tables, the pinned versions, Python or the data at hand change."""
-    shared = [*files_under(root / "kdlib"), *files_under(root / "data"), root / "constraints.txt"]
-    facts = (platform.python_version(), os.environ.get("KDLIB_DATA", ""), str(DEBIAN_IMAGES.is_dir()))
-    return digest(root, shared, *facts)
-
-
-def stored_key(path: Path) -> str | None:
-    """The key an executed notebook was stored under, or None where there is none."""
-    try:
-        return str(json.loads(path.read_text("utf8"))["metadata"]["kdlib"]["key"])
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def chapter_key(root: Path, chapter: Chapter, environment: str) -> str:
-    """Changes when the chapter, a file of the book that it reads or the environment changes."""
-    return digest(root, [chapter.source, *(root / "book" / name for name in chapter.reads())], environment)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside the target, then rename: a reader sees the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf8", dir=path.parent, suffix=".tmp", delete=False) as file:
-        file.write(text)
-    os.replace(file.name, path)
 
 
 def check_parameters(inferred: dict[str, Any], given: dict[str, str], name: str) -> None:
