@@ -76,5 +76,5 @@ def test_rows_sum_to_one_within_a_ten_thousandth(off, passes):
 
 
 def test_a_negative_probability_is_named():
-    with pytest.raises(ValueError, match="p must not be negative, got a smallest entry of -0.1"):
+    with pytest.raises(ValueError, match=r"p must not be negative, got a smallest entry of -0\.1"):
         _check.probabilities("p", torch.tensor([[-0.1, 1.1]]))

@@ -77,9 +77,9 @@ def test_whatever_goes_wrong_the_old_file_stays_alone(old, raised):
 
 
 def test_a_full_disk_names_the_file_and_not_the_temporary_one(old):
-    with pytest.raises(OSError, match=r"cannot write .*it\.txt: No space left on device") as caught:
-        with _files.replacing(old):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "something.part")
+    message = r"cannot write .*it\.txt: No space left on device"
+    with pytest.raises(OSError, match=message) as caught, _files.replacing(old):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "something.part")
     assert caught.value.errno == errno.ENOSPC and ".part" not in str(caught.value)
 
 

@@ -224,9 +224,9 @@ def _cached(key: str, read: Callable[[], Arrays]) -> Arrays:
     with suppress(Exception), path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         return dict(stored)
     arrays = read()
-    with suppress(OSError):  # a full disk or a read-only home costs time, not the data
-        with _files.replacing(path) as part:
-            np.savez(part, **arrays)  # type: ignore[arg-type]
+    # a full disk or a read-only home costs time, not the data
+    with suppress(OSError), _files.replacing(path) as part, part.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     return arrays
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from numbers import Integral
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 import torch
@@ -131,7 +130,7 @@ def free_feature_model(
         _check.positive_int(value, name)
     if not mu >= 0 or not lr > 0:
         raise ValueError(f"mu must not be negative and lr must be positive, got {mu} and {lr}")
-    seeds = [seed] * len(targets) if isinstance(seed, Integral) else list(seed)
+    seeds = list(seed) if isinstance(seed, Iterable) else [seed] * len(targets)
     if len(seeds) != len(targets):
         raise ValueError(f"seed must be one number or one for each of the {len(targets)} tables, got {len(seeds)}")
     draws = [_seeds.stream(s, "free features") for s in seeds]
