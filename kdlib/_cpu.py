@@ -87,6 +87,6 @@ def _onednn_is_exact() -> bool:
     able = torch.cpu.get_capabilities()
     if not able.get("avx512_f") or able.get("amx_tile", True):
         return False
-    fine = torch.full((2, 64, 64), 1 + 2.0**-12)
+    fine = torch.full((2, 64, 64), 1 + 2.0**-12, dtype=torch.float32, device="cpu")
     with _products_by_onednn():
         return bool(((fine @ fine) / 64 - (1 + 2.0**-12) ** 2).abs().max() < 1e-6)
