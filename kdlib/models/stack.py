@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,12 @@ class Stack(FleetModel):
     @property
     def trainable(self) -> Tensor | None:
         return None if bool(self.changes.all()) else self.changes
+
+    def part(self, rows: slice) -> Self:
+        other = super().part(rows)
+        # a functional call puts parameters into the module while it runs: parts may run in threads side by side
+        other.__dict__["template"] = deepcopy(self.__dict__["template"])
+        return other
 
     def apply(self, flat: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
         def one(parameters: dict[str, Tensor], own: Tensor) -> Any:
