@@ -76,6 +76,13 @@ def fraction(value: float | Tensor, name: str) -> float | Tensor:
     return value
 
 
+def number(name: str, value: float) -> float:
+    """Raise ValueError for a tensor of several values where one number is meant: it would broadcast along any axis."""
+    if isinstance(value, Tensor) and value.dim():
+        raise ValueError(f"{name} must be one number, got a tensor of shape {tuple(value.shape)}")
+    return value
+
+
 def positive_int(value: int, name: str) -> int:
     """Raise ValueError unless `value` is an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
