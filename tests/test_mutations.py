@@ -10,6 +10,7 @@ import kdlib
 from kdlib import losses
 from kdlib.levels import museum
 from kdlib.levels.checks import minds_the_classes
+from kdlib.losses import kd
 
 NUMBERS = [exhibit.number for exhibit in museum.EXHIBITS]
 LOSS_BUGS = [exhibit.number for exhibit in museum.EXHIBITS if exhibit.of == "loss"]
@@ -41,16 +42,13 @@ SLIPS = {
     3: ("temperature**2 if t_squared else 1.0", "1.0"),
     4: ("_kl(log_p, log_q)", "_kl(log_p, log_q) / log_p.shape[-1]"),
     6: ("if t_squared else", "if not t_squared else"),
-    8: ('_scaled(student_logits, temperature, "student_logits")', '_scaled(student_logits, 1.0, "student_logits")'),
-    10: ("log_p = torch", "student_logits = student_logits.bfloat16().to(student_logits)\n    log_p = torch"),
-    11: (
-        'log_softmax(_scaled(student_logits, temperature, "student_logits"), dim=-1)',
-        'softmax(_scaled(student_logits, temperature, "student_logits"), dim=-1).log()',
-    ),
+    8: ("_over(z, temperature)", "_over(z, 1.0)"),
+    10: ("    log_p = ", "    z = z.bfloat16().to(z)\n    log_p = "),
+    11: ("log_softmax(_over(z, temperature), dim=-1)", "softmax(_over(z, temperature), dim=-1).log()"),
     12: (
-        '_same_examples("teacher_logits"',
-        "teacher_logits = F.pad(teacher_logits, (0, student_logits.shape[-1] - teacher_logits.shape[-1]))\n"
-        '    _same_examples("teacher_logits"',
+        "    z, v, labels",
+        "    teacher_logits = torch.nn.functional.pad(\n"
+        "        teacher_logits, (0, student_logits.shape[-1] - teacher_logits.shape[-1])\n    )\n    z, v, labels",
     ),
 }
 
@@ -58,8 +56,8 @@ SLIPS = {
 def slipped(number):
     source, (old, new) = inspect.getsource(losses.kd_loss), SLIPS[number]
     assert source.count(old) == 1
-    namespace = dict(vars(losses))
-    exec(compile(source.replace(old, new), f"kd_loss with bug {number}", "exec"), namespace)
+    namespace = dict(vars(kd))
+    exec(compile("from __future__ import annotations\n" + source.replace(old, new), f"bug {number}", "exec"), namespace)
     return namespace["kd_loss"]
 
 
