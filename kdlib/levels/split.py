@@ -153,8 +153,8 @@ def shapley(frame: pd.DataFrame, value: str = "accuracy") -> pd.DataFrame:
 def topk_targets(probs: Tensor, k: int) -> Tensor:
     """KD-topk: each row's k largest probabilities stay, the rest of the mass is spread evenly; (N, K) for probs (N, K).
 
-    Of equal ones the first are taken. Raises ValueError for rows that are no distributions or k outside 1..K. Source: Tang et al. 2020; that the rest is spread
-    evenly (and not dropped) is our reading.
+    Of equal ones the first are taken. Raises ValueError for rows that are no distributions or k outside 1..K.
+    Source: Tang et al. 2020; that the rest is spread evenly (and not dropped) is our reading.
 
     >>> topk_targets(torch.tensor([[0.6, 0.3, 0.1, 0.0]]), k=2)
     tensor([[0.6000, 0.3000, 0.0500, 0.0500]])
