@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LOSSES = ["tests/losses/test_kd.py", "tests/losses/test_modern.py", "tests/losses/test_contract.py"]
 LEVELS = ("universe", "domain", "instance", "split", "failures", "museum")
 TESTS = {
+    "kdlib.losses._arguments": LOSSES,
     "kdlib.losses.kd": LOSSES,
     "kdlib.losses.modern": LOSSES,
     **{f"kdlib.levels.{name}": [f"tests/levels/test_{name}.py"] for name in LEVELS},

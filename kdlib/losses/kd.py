@@ -16,14 +16,11 @@ inf, and the gradient is that of the other classes: finite, never NaN.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import torch
 from torch import Tensor
 
 from kdlib import _check
-
-NumberOrTensor = TypeVar("NumberOrTensor", float, Tensor, float | Tensor)
+from kdlib.losses._arguments import check_labels, check_range, examples_of, fits, kept, same_examples, wide
 
 
 def soften(logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
@@ -37,8 +34,8 @@ def soften(logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
     >>> soften(torch.tensor([2.0, 0.0]), temperature=2.0)
     tensor([0.7311, 0.2689])
     """
-    _fits("temperature", _check.temperature(temperature), _check.floating("logits", logits).shape[:-1])
-    return torch.softmax(_over(_wide(logits), _wide(temperature)), dim=-1)
+    fits("temperature", _check.temperature(temperature), _check.floating("logits", logits).shape[:-1])
+    return torch.softmax(_over(wide(logits), wide(temperature)), dim=-1)
 
 
 def kd_loss(
@@ -84,10 +81,10 @@ def soft_cross_entropy(
     >>> soft_cross_entropy(torch.zeros(1, 4), torch.full((1, 4), 0.25))
     tensor([1.3863])
     """
-    examples = _same_examples("targets", targets, "logits", logits)
-    _fits("temperature", _check.temperature(temperature), examples)
-    logits, targets = _kept(weights, examples, logits, targets)
-    log_q = torch.log_softmax(_over(_wide(logits), _wide(temperature)), dim=-1)
+    examples = same_examples("targets", targets, "logits", logits)
+    fits("temperature", _check.temperature(temperature), examples)
+    logits, targets = kept(weights, examples, logits, targets)
+    log_q = torch.log_softmax(_over(wide(logits), wide(temperature)), dim=-1)
     return _weighted(_expected(targets, log_q), weights)
 
 
@@ -96,11 +93,11 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, weights: Tensor | None = No
 
     Raises ValueError for shapes, dtypes or labels that do not match. torch's, with leading axes and no reduction.
     """
-    examples = _examples(_check.floating("logits", logits))
-    _check_labels(labels, examples, logits.shape[-1])
-    logits, labels = _kept(weights, examples, logits, labels)
-    _check_range(labels, logits.shape[-1])
-    return _weighted(_cross_entropy(_wide(logits), labels), weights)
+    examples = examples_of(_check.floating("logits", logits))
+    check_labels(labels, examples, logits.shape[-1])
+    logits, labels = kept(weights, examples, logits, labels)
+    check_range(labels, logits.shape[-1])
+    return _weighted(_cross_entropy(wide(logits), labels), weights)
 
 
 def without_true_class(values: Tensor, labels: Tensor) -> Tensor:
@@ -111,8 +108,8 @@ def without_true_class(values: Tensor, labels: Tensor) -> Tensor:
     >>> without_true_class(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([1]))
     tensor([[1., 3.]])
     """
-    _check_labels(labels, _examples(values), values.shape[-1], soft=False)
-    _check_range(labels, values.shape[-1])
+    check_labels(labels, examples_of(values), values.shape[-1], soft=False)
+    check_range(labels, values.shape[-1])
     index = torch.arange(values.shape[-1] - 1, device=values.device)
     index = index + (index >= labels.unsqueeze(-1))  # (..., N, K - 1): skip the label
     return values.gather(-1, index.expand(*values.shape[:-1], -1))
@@ -123,7 +120,7 @@ def true_class_odds(logits: Tensor, labels: Tensor) -> Tensor:
 
     Raises ValueError for shapes or dtypes that do not match.
     """
-    logits = _wide(_check.floating("logits", logits))
+    logits = wide(_check.floating("logits", logits))
     wrong = without_true_class(logits, labels)
     none = (wrong == -torch.inf).all(-1)  # logsumexp's gradient would be NaN there
     rest = torch.logsumexp(wrong.masked_fill(none.unsqueeze(-1), 0), dim=-1).masked_fill(none, -torch.inf)
@@ -141,17 +138,17 @@ def _prepared(
     alpha: float | Tensor,
     weights: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor | None, float | Tensor, float | Tensor]:
-    examples = _same_examples("teacher_logits", teacher_logits, "student_logits", student_logits)
-    _fits("temperature", _check.temperature(temperature), examples)
-    _fits("alpha", _check.fraction(alpha, "alpha"), examples)
+    examples = same_examples("teacher_logits", teacher_logits, "student_logits", student_logits)
+    fits("temperature", _check.temperature(temperature), examples)
+    fits("alpha", _check.fraction(alpha, "alpha"), examples)
     if labels is not None:
-        _check_labels(labels, examples, student_logits.shape[-1])
-        (labels,) = _kept(weights, examples, labels)
-        _check_range(labels, student_logits.shape[-1])
+        check_labels(labels, examples, student_logits.shape[-1])
+        (labels,) = kept(weights, examples, labels)
+        check_range(labels, student_logits.shape[-1])
     elif isinstance(alpha, Tensor) or alpha != 1:
         raise ValueError(f"labels may be None (unlabelled data) only where alpha is the number 1, got alpha = {alpha}")
-    z, v = (_wide(x) for x in _kept(weights, examples, student_logits, teacher_logits))
-    return z, v, labels, _wide(temperature), _wide(alpha)
+    z, v = (wide(x) for x in kept(weights, examples, student_logits, teacher_logits))
+    return z, v, labels, wide(temperature), wide(alpha)
 
 
 def _mixed(hard: Tensor | None, soft: Tensor, alpha: float | Tensor, weights: Tensor | None) -> Tensor:
@@ -191,17 +188,6 @@ def _times(weight: float | Tensor, term: Tensor) -> Tensor:
     return weight * term if weight else torch.zeros_like(term)
 
 
-def _kept(weights: Tensor | None, examples: torch.Size, *values: Tensor) -> tuple[Tensor, ...]:
-    """Logits, tables (..., N, K) and labels (..., N) with zeros for examples of weight 0: nothing of them is left."""
-    if weights is None:
-        return values
-    if not isinstance(weights, Tensor):
-        raise ValueError(f"weights must be a torch.Tensor of shape {tuple(examples)}, got {type(weights).__name__}")
-    _fits("weights", weights, examples)
-    keep = weights != 0
-    return tuple(torch.where(keep.unsqueeze(-1) if x.is_floating_point() else keep, x, 0) for x in values)
-
-
 def _weighted(loss: Tensor, weights: Tensor | None) -> Tensor:
     return loss if weights is None else loss * weights.to(loss.dtype)
 
@@ -214,73 +200,6 @@ def _over(logits: Tensor, temperature: float | Tensor) -> Tensor:
     return (logits.masked_fill(never, 0) / temperature).masked_fill(never, -torch.inf)
 
 
-def _wide(value: NumberOrTensor) -> NumberOrTensor:
-    # Dividing by T in half precision would round the logits before log_softmax sees them: the value still looks right,
-    # the gradient is off by percents.
-    return value.float() if isinstance(value, Tensor) and value.dtype.itemsize < 4 else value
-
-
 def _at(values: Tensor, labels: Tensor) -> Tensor:
     shape = torch.broadcast_shapes(values.shape[:-1], labels.shape)
     return values.expand(*shape, -1).gather(-1, labels.expand(shape).unsqueeze(-1)).squeeze(-1)
-
-
-def _examples(logits: Tensor) -> torch.Size:
-    if logits.dim() < 2:
-        raise ValueError(f"logits must have shape (..., N, K), got {tuple(logits.shape)}")
-    return logits.shape[:-1]
-
-
-def _same_examples(name: str, value: Tensor, other_name: str, other: Tensor) -> torch.Size:
-    _check.floating(name, value)
-    if min(_check.floating(other_name, other).dim(), value.dim()) < 2 or value.shape[-2:] != other.shape[-2:]:
-        raise ValueError(
-            f"{name} must end in the same (N, K) as {other_name} {tuple(other.shape)}, got {tuple(value.shape)}"
-        )
-    try:
-        return torch.broadcast_shapes(value.shape, other.shape)[:-1]
-    except RuntimeError:
-        expected = f"leading axes that broadcast against {other_name} {tuple(other.shape)}"
-        raise ValueError(f"{name} must have {expected}, got {tuple(value.shape)}") from None
-
-
-def _broadcasts(shape: torch.Size, examples: torch.Size) -> bool:
-    pairs = zip(reversed(shape), reversed(examples), strict=False)
-    return len(shape) <= len(examples) and all(n in (1, expected) for n, expected in pairs)
-
-
-def _fits(name: str, value: float | Tensor, examples: torch.Size) -> None:
-    if isinstance(value, Tensor) and not _broadcasts(value.shape, examples):
-        expected = f"a shape that broadcasts to the examples' {tuple(examples)}"
-        raise ValueError(f"{name} must have {expected}, got {tuple(value.shape)}")
-
-
-def _check_labels(labels: Tensor, examples: torch.Size, num_classes: int, soft: bool = True) -> None:
-    table = f" or, as soft labels, {(*examples, num_classes)}" if soft else ""
-    if not isinstance(labels, Tensor):
-        raise ValueError(
-            f"labels must be a torch.Tensor of shape {tuple(examples)}{table}, got {type(labels).__name__}"
-        )
-    shape = labels.shape
-    if soft and labels.is_floating_point() and labels.dim() > 1:
-        fits = shape[-2:] == (examples[-1], num_classes) and _broadcasts(shape[:-1], examples)
-    elif labels.dtype != torch.int64:
-        raise ValueError(f"labels must have dtype torch.int64{' or be soft labels' * soft}, got {labels.dtype}")
-    else:
-        fits = shape[-1:] == examples[-1:] and _broadcasts(shape, examples)
-    if not fits:
-        raise ValueError(f"labels must have shape {tuple(examples)}{table}, got {tuple(shape)}")
-
-
-def _check_range(labels: Tensor, num_classes: int) -> None:
-    # Not on a GPU, where reading values waits for it; there the look-up itself asserts.
-    if labels.is_floating_point() or labels.device.type != "cpu" or not labels.numel() or torch.compiler.is_compiling():
-        return
-    try:
-        low, high = (int(value) for value in torch.aminmax(labels))
-    except RuntimeError:  # under vmap there are no values to look at
-        return
-    if low < 0 or high >= num_classes:
-        bad = low if low < 0 else high
-        expected = f"lie in 0..{num_classes - 1} (weights=labels != {bad} leaves an example out)"
-        raise ValueError(f"labels must {expected}, got {bad}")

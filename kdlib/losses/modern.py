@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdlib import _check
+from kdlib.losses._arguments import fits
 from kdlib.losses.kd import (
     _expected,
-    _fits,
     _hard,
     _kl,
     _mixed,
@@ -49,7 +49,7 @@ def dkd_loss(
     """
     z, v, y, temperature, alpha = _prepared(student_logits, teacher_logits, labels, temperature, alpha, weights)
     for name, value in (("target_weight", target_weight), ("other_weight", other_weight)):
-        _fits(name, value, torch.broadcast_shapes(z.shape, v.shape)[:-1])
+        fits(name, value, torch.broadcast_shapes(z.shape, v.shape)[:-1])
     if y is None:
         raise ValueError("labels must be given: dkd_loss splits a teacher by the true class, got None")
     true = y.argmax(-1) if y.is_floating_point() else y
@@ -85,8 +85,7 @@ def dist_loss(
     """
     z, v, labels, temperature, alpha = _prepared(student_logits, teacher_logits, labels, temperature, alpha, weights)
     p, q = torch.broadcast_tensors(*(torch.softmax(_over(x, temperature), dim=-1) for x in (v, z)))
-    flat = torch.as_tensor(FLAT / temperature, dtype=q.dtype, device=q.device)
-    flat = flat.unsqueeze(-1).expand(q.shape) if flat.dim() else flat.expand(q.shape)
+    flat = (q.new_full(q.shape[:-1], FLAT) / temperature).unsqueeze(-1).expand(q.shape)
     keep = torch.ones_like(q) if weights is None else (weights != 0).to(q.dtype).unsqueeze(-1).expand(q.shape)
     inter = 1 - _pearson(p, q, torch.ones_like(q), flat, dim=-1)  # (..., N)
     intra = 1 - _pearson(p, q, keep, flat, dim=-2).mean(-1, keepdim=True)  # (..., 1)
