@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 from hypothesis import Phase, settings
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 LOSSES = ["tests/losses/test_kd.py", "tests/losses/test_modern.py", "tests/losses/test_contract.py"]
@@ -135,10 +136,10 @@ def main(number: int) -> int:
             if code:
                 print(f"the tests of {module} fail as they are (pytest's exit code {code})", file=sys.stderr)
                 return 1
-        for words, code in pool.imap_unordered(verdict, sample):
+        for words, code in tqdm(pool.imap_unordered(verdict, sample), total=len(sample), disable=None, leave=False):
             noticed += code != 0
             if code == 0:
-                print(words, flush=True)
+                tqdm.write(words)
     print(f"{noticed} of {len(sample)} slips noticed ({noticed / len(sample):.0%}), of {len(slips)} possible ones")
     return 0
 

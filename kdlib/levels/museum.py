@@ -40,7 +40,7 @@ def buggy_loss(
     *,
     bug: int | None = None,
 ) -> Tensor:
-    """`kdlib.losses.kd_loss`, written plainly, with bug 2, 3, 4, 6, 8, 10, 11 or 12; others change nothing here.
+    """`kdlib.losses.kd_loss`, written plainly for finite logits, with bug 2, 3, 4, 6, 8, 10, 11 or 12; others change nothing.
 
     Raises ValueError for a bug that is not in 1..13 and for a teacher with another number of classes.
     """

@@ -13,12 +13,14 @@ NumberOrTensor = TypeVar("NumberOrTensor", float, Tensor, float | Tensor)
 
 
 def examples_of(logits: Tensor) -> torch.Size:
+    """The shape (..., N) of logits (..., N, K). Raises ValueError for fewer axes."""
     if logits.dim() < 2:
         raise ValueError(f"logits must have shape (..., N, K), got {tuple(logits.shape)}")
     return logits.shape[:-1]
 
 
 def same_examples(name: str, value: Tensor, other_name: str, other: Tensor) -> torch.Size:
+    """The examples' shape (..., N) of two floating-point tensors (..., N, K). Raises ValueError unless they match."""
     _check.floating(name, value)
     if min(_check.floating(other_name, other).dim(), value.dim()) < 2 or value.shape[-2:] != other.shape[-2:]:
         raise ValueError(
@@ -32,17 +34,20 @@ def same_examples(name: str, value: Tensor, other_name: str, other: Tensor) -> t
 
 
 def broadcasts(shape: torch.Size, examples: torch.Size) -> bool:
+    """Whether `shape` broadcasts to `examples` without enlarging it."""
     pairs = zip(reversed(shape), reversed(examples), strict=False)
     return len(shape) <= len(examples) and all(n in (1, expected) for n, expected in pairs)
 
 
 def fits(name: str, value: float | Tensor, examples: torch.Size) -> None:
+    """Raise ValueError for a tensor that would enlarge the examples' shape, such as a column for a vector of examples."""
     if isinstance(value, Tensor) and not broadcasts(value.shape, examples):
         expected = f"a shape that broadcasts to the examples' {tuple(examples)}"
         raise ValueError(f"{name} must have {expected}, got {tuple(value.shape)}")
 
 
 def check_labels(labels: Tensor, examples: torch.Size, num_classes: int, soft: bool = True) -> None:
+    """Raise ValueError unless labels are classes (..., N) int64 or, where allowed, a floating-point table (..., N, K)."""
     table = f" or, as soft labels, {(*examples, num_classes)}" if soft else ""
     if not isinstance(labels, Tensor):
         raise ValueError(
@@ -60,7 +65,7 @@ def check_labels(labels: Tensor, examples: torch.Size, num_classes: int, soft: b
 
 
 def check_range(labels: Tensor, num_classes: int) -> None:
-    # Not on a GPU, where reading values waits for it; there the look-up itself asserts.
+    """Raise ValueError for classes outside 0..K - 1. Not on a GPU: reading values waits for it, and the look-up asserts."""
     if labels.is_floating_point() or labels.device.type != "cpu" or not labels.numel() or torch.compiler.is_compiling():
         return
     try:

@@ -84,6 +84,8 @@ def dist_loss(
     relations and wrong-class shape. The intra term compares examples, so it sees which ones are confident: instance level.
     """
     z, v, labels, temperature, alpha = _prepared(student_logits, teacher_logits, labels, temperature, alpha, weights)
+    _check.number("inter_weight", inter_weight)
+    _check.number("intra_weight", intra_weight)
     p, q = torch.broadcast_tensors(*(torch.softmax(_over(x, temperature), dim=-1) for x in (v, z)))
     flat = (q.new_full(q.shape[:-1], FLAT) / temperature).unsqueeze(-1).expand(q.shape)
     keep = torch.ones_like(q) if weights is None else (weights != 0).to(q.dtype).unsqueeze(-1).expand(q.shape)

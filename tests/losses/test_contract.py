@@ -536,5 +536,8 @@ def test_the_helpers_refuse_the_same():
             f(torch.ones(3, 1))
     with pytest.raises(ValueError, match=r"labels must have dtype torch\.int64, got torch\.float64"):
         losses.without_true_class(Z, tags(Y, 4))
+    for name in ("inter_weight", "intra_weight"):
+        with pytest.raises(ValueError, match=rf"{name} must be one number, got a tensor of shape \(3, 1\)"):
+            losses.dist_loss(Z, V, Y, **{name: torch.ones(3, 1)})
     with pytest.raises(ValueError, match=r"beta must be one number, got a tensor of shape \(3,\)"):
         losses.jsd_loss(Z, V, Y, beta=torch.full((3,), 0.5))
