@@ -1,7 +1,10 @@
 """Thirteen public bugs, each planted in a copy of the loss or the loop: a named check must catch it."""
 
+import ast
+import importlib.util
 import inspect
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -106,3 +109,20 @@ def test_library_metrics_and_losses_are_one_normalisation():
     fleet = kdlib.train(task, kdlib.Recipe.hard(), seeds=1, hidden=(8,), epochs=2)
     loss = losses.cross_entropy(fleet.predict(x), y).mean()
     assert fleet.evaluate(task)["nll"][0] == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_every_slip_of_the_mutation_run_is_another_program_that_compiles():
+    path = Path(__file__).with_name("mutants.py")
+    spec = importlib.util.spec_from_file_location("mutants", path)
+    mutants = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mutants)
+    assert "kdlib.losses.kd" in mutants.TESTS and "kdlib.claims" in mutants.TESTS
+    for module, tests in mutants.TESTS.items():
+        assert all((mutants.ROOT / test).is_file() for test in tests)
+        source = (mutants.ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+        count = len(list(mutants.places(ast.parse(source))))
+        assert count > 15
+        for number in range(0, count, 10):
+            tree, words = mutants.slipped((module, number))
+            assert ast.unparse(tree) != ast.unparse(ast.parse(source)), words
+            compile(ast.fix_missing_locations(tree), "slip", "exec")
