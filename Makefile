@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help book check test lab bench lint fix lock clean
+.PHONY: help book check test lab bench mutants lint fix lock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do printf '  make %-7s %s\n' "$$name" "$$text"; done
@@ -26,6 +26,9 @@ lab: $(READY) ## open JupyterLab on the chapters
 
 bench: $(READY) ## measure the fleet against ordinary training
 	@$(RUN) -m pytest tests/benchmarks --benchmark-enable --benchmark-only
+
+mutants: $(READY) ## plant small slips in losses, levels and claims, and count those that a test notices
+	@$(RUN) tests/mutants.py
 
 lint: $(READY) ## formatting, style and types of the code and of the chapters' cells
 	@$(RUN) -m ruff check .

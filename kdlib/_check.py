@@ -76,6 +76,13 @@ def fraction(value: float | Tensor, name: str) -> float | Tensor:
     return value
 
 
+def number(name: str, value: float) -> float:
+    """Raise ValueError for a tensor of several values where one number is meant: it would broadcast along any axis."""
+    if isinstance(value, Tensor) and value.dim():
+        raise ValueError(f"{name} must be one number, got a tensor of shape {tuple(value.shape)}")
+    return value
+
+
 def not_negative(value: float, name: str) -> float:
     """`value` as a plain float. Raises ValueError unless it is a finite number of at least 0."""
     if not _real(value) or not 0 <= value < float("inf"):

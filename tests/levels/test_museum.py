@@ -135,6 +135,15 @@ def test_digits_are_compared_by_direction():
         checks.keeps_its_digits(rounded)
 
 
+@pytest.mark.parametrize("power", [1.95, 2.0, 2.05])
+def test_a_factor_that_is_nearly_t_squared_is_not_it(power):
+    def nearly(z, v, y, temperature, alpha):
+        return temperature**power * kd_loss(z, v, y, temperature, alpha, t_squared=False)
+
+    found = checks.verdict(checks.keeps_its_size, nearly)
+    assert ("T^2" in found) == (power != 2)
+
+
 def test_messages_name_the_slip():
     def careless(z, v, y, temperature, alpha, t_squared=True):
         """T^2 missing, and a logarithm of probabilities: five checks, each with its own word."""
