@@ -61,7 +61,7 @@ class Engine:
         x = task.x_train.to(network.flat)
         n = len(x)
         self.task, self.fleet, self.blocks, self.marks = task, fleet, blocks, marks
-        self.x = x.flatten(1) if isinstance(network, MLP) else x
+        self.x = x.flatten(1) if type(network) is MLP else x
         self.shuffled, self.batch = batch_size is not None, n if batch_size is None else min(batch_size, n)
         self.steps_each = -(-n // self.batch)
         self.onednn = x.device.type == "cpu" and not compile
@@ -88,14 +88,12 @@ class Engine:
         with ThreadPoolExecutor(self.plan.workers) as pool:
             each = pool.map if self.plan.workers > 1 else map
             for epoch in range(1, epochs + 1):
+                orders = None
                 if self.shuffled:
-                    orders = torch.stack([torch.randperm(n, generator=g) for g in generators]).to(
-                        self.x.device
-                    )  # (S, N)
-                else:
-                    orders = torch.arange(n, device=self.x.device).expand(len(seeds), n)
+                    drawn = [torch.randperm(n, generator=g, device="cpu") for g in generators]
+                    orders = torch.stack(drawn).to(self.x.device)  # (S, N)
 
-                def advance(pair: tuple[Group, Tensor], orders: Tensor = orders) -> None:
+                def advance(pair: tuple[Group, Tensor], orders: Tensor | None = orders) -> None:
                     with _cpu.settings(self.plan.threads, onednn=self.onednn):
                         pair[0].epoch(orders, pair[1], self.batch)
 
@@ -153,18 +151,23 @@ class Group:
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR
         self.schedule = cosine(self.optimiser, block.setting.epochs * steps_each) if steps_each else None
 
-    def epoch(self, orders: Tensor, slot: Tensor, batch_size: int) -> None:
-        """One step for each batch of the data orders (S, N); student f follows order slot[f]."""
-        same = orders.stride(0) == 0  # everybody sees all examples in every step
-        for part in orders.split(batch_size, dim=1):
-            self.step(part[:1].expand(len(slot), -1) if same else part.index_select(0, slot))
+    @torch.enable_grad()
+    def epoch(self, orders: Tensor | None, slot: Tensor, batch_size: int) -> None:
+        """One step for each batch of the data orders (S, N); student f follows order slot[f]. None: one step on all examples."""
+        if orders is None:
+            self.step(None)
+        else:
+            for part in orders.split(batch_size, dim=1):
+                self.step(part.index_select(0, slot))
         if self.tape is not None:
             self.tape.store()
 
-    def step(self, index: Tensor) -> None:
-        """One optimiser step on examples index (F, B)."""
-        if index.stride(0) == 0:
-            x = self.x.expand(len(index), *self.x.shape)
+    def step(self, index: Tensor | None) -> None:
+        """One optimiser step on examples index (F, B), None for all of them."""
+        if index is None:
+            students = len(self.model.seeds)
+            x = self.x.expand(students, *self.x.shape)
+            index = torch.arange(len(self.x), device=self.x.device).expand(students, -1)
         else:
             x = self.x.index_select(0, index.reshape(-1)).view(*index.shape, *self.x.shape[1:])
         if self.tape is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from kdlib.losses import cross_entropy, soften
 from kdlib.models import CNN, MLP, FleetModel
 
 SCORED_VALUES = 16_000_000  # logits that are scored at once
+KINDS: dict[Any, tuple[str, ...]] = {MLP: ("sizes",), CNN: ("channels", "classes")}  # what makes one, beside its seeds
 
 
 class Fleet:
@@ -66,7 +66,7 @@ class Fleet:
         """
         _check.floating("x", x)
         flat = self.model.flat
-        at_once, examples = pieces(self.model, x.to(flat.dtype))
+        at_once, examples = pieces(self.model, x[:1].to(flat))
         examples = examples if batch_size is None else _check.positive_int(batch_size, "batch_size")
         networks = [self.model.part(rows) for rows in slices(len(self), at_once)]
         parts = []
@@ -105,19 +105,20 @@ class Fleet:
 
     def _parts(self, x: Tensor) -> Iterator[Fleet]:
         """A few students at a time, so that their logits for all of x stay small."""
-        outputs = self.part(slice(0, 1)).predict(x[:1]).shape[-1]
-        for rows in slices(len(self), max(1, min(32, SCORED_VALUES // (len(x) * outputs)))):
+        values = len(x) * self.part(slice(0, 1)).predict(x[:1]).shape[-1]
+        for rows in slices(len(self), max(1, min(32, SCORED_VALUES // max(1, values)))):
             yield self.part(rows)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write weights, students and curve to one safetensors file, which `Fleet.load` reads."""
         about = {
-            "students": self.students.to_json(orient="split", double_precision=15),
+            "students": _text(self.students),
             "seeds": json.dumps([int(seed) for seed in self.model.seeds]),
-            "model": json.dumps(_described(self.model)),
+            "model": type(self.model).__name__,
+            "settings": json.dumps({name: getattr(self.model, name) for name in KINDS.get(type(self.model), ())}),
         }
         if self.curve is not None:
-            about["curve"] = self.curve.to_json(orient="split", double_precision=15)
+            about["curve"] = _text(self.curve)
         _files.write_bytes(path, safetensors.torch.save({"flat": self.model.flat.detach().cpu().contiguous()}, about))
 
     @classmethod
@@ -127,23 +128,20 @@ class Fleet:
         Raises ValueError for a file that is damaged or no fleet, or a model whose parameters do not fit.
         """
         try:
-            with safetensors.safe_open(path, framework="pt") as file:
+            with safetensors.safe_open(_files.resolved(path), framework="pt") as file:
                 about, flat = file.metadata() or {}, file.get_tensor("flat")
             students, seeds = _frame(about["students"]), json.loads(about["seeds"])
-            kind = json.loads(about["model"])
+            name, settings = about["model"], json.loads(about["settings"])
+            known = next((k for k, own in KINDS.items() if k.__name__ == name and set(own) == set(settings)), None)
             curve = _frame(about["curve"]) if "curve" in about else None
-        except FileNotFoundError:
-            raise
-        except (safetensors.SafetensorError, KeyError, ValueError) as problem:
+        except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as problem:
             raise ValueError(f"{path} must be a file that Fleet.save wrote, and whole: {problem}") from None
         if model is not None:
             network = model(seeds)
-        elif kind["kind"] == "MLP":
-            network = MLP(kind["sizes"], seeds, flat.dtype)
-        elif kind["kind"] == "CNN":
-            network = CNN(kind["channels"], kind["classes"], seeds, flat.dtype)
+        elif known is not None:
+            network = known(**settings, seeds=seeds, dtype=flat.dtype)
         else:
-            raise ValueError(f"model must be given to load {path}: a function from seeds to a {kind['kind']}")
+            raise ValueError(f"model must be given to load {path}: a function from seeds to a {name}")
         if network.flat.shape != flat.shape:
             raise ValueError(
                 f"model must have parameters {tuple(flat.shape)} as in {path}, got {tuple(network.flat.shape)}"
@@ -162,7 +160,7 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """
     _check.shape("logits", logits, (None, None, None))
     if labels.is_floating_point():
-        wanted = labels.to(logits.dtype).view(len(labels), -1)
+        wanted = labels.to(logits.dtype).reshape(len(labels), -1)
         _check.shape("logits", logits, (None, *wanted.shape))
         mse = (logits - wanted).square().mean((1, 2))
         return {"mse": mse, "r2": 1 - mse / (wanted - wanted.mean(0)).square().mean()}
@@ -182,13 +180,13 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _described(model: FleetModel) -> dict[str, Any]:
-    if type(model) is MLP:
-        return {"kind": "MLP", "sizes": model.sizes}
-    if type(model) is CNN:
-        return {"kind": "CNN", "channels": model.channels, "classes": model.classes}
-    return {"kind": type(model).__name__}
+def _text(frame: pd.DataFrame) -> str:
+    """As JSON by columns: what `_frame` reads back is equal to the last bit, infinities and NaN included."""
+    try:
+        return json.dumps([(name, str(column.dtype), column.tolist()) for name, column in frame.items()])
+    except TypeError as problem:
+        raise ValueError(f"students must hold numbers, strings and booleans to be saved: {problem}") from None
 
 
 def _frame(text: str) -> pd.DataFrame:
-    return pd.read_json(io.StringIO(text), orient="split", precise_float=True)
+    return pd.DataFrame({name: pd.Series(values, dtype=kind) for name, kind, values in json.loads(text)})

@@ -89,6 +89,8 @@ def training(
         columns=["recipe", "temperature", "alpha", "seed"],
     )
     if model is None:
+        if not isinstance(hidden, Iterable):
+            raise ValueError(f"hidden must be a sequence of widths, got {hidden!r}")
         widths = [_check.positive_int(width, "hidden") for width in hidden]
         model = partial(MLP, (task.x_train[0].numel(), *widths, task.num_classes))
 
@@ -149,12 +151,17 @@ def fitting(
     """`fit` as a generator: yields a `Progress` after every epoch."""
     base = students if isinstance(students, pd.DataFrame) else pd.DataFrame({"seed": seed_list(students)})
     if "seed" not in base or base.empty:
-        raise ValueError(f"students must have a column 'seed' and a row for each, got columns {list(base.columns)}")
+        raise ValueError(
+            f"students must have a column 'seed' and at least one row, got {len(base)} rows of {list(base.columns)}"
+        )
+    base = base.assign(seed=[_check.integer(seed, "seed") for seed in base["seed"]])
     if not callable(objective):
         raise ValueError(f"objective must be a function of (model, x, index), got {type(objective).__name__}")
     if _check.positive_int(coupled, "coupled") > 1 and len(base) % coupled:
         raise ValueError(f"coupled must divide the number of students, {len(base)}, got {coupled}")
     chosen: dict[str, Any] = {**DEFAULTS, **settings}
+    if chosen["compile"]:
+        raise ValueError("compile must be False for an objective of your own, got True: compile inside the objective")
     return _start(
         task, base.reset_index(drop=True), model, lambda like: [(len(base), objective)],
         trainable=trainable, coupled=coupled, **chosen,
@@ -203,7 +210,9 @@ def _start(
     columns = [{name: getattr(setting, name) for name in swept} for setting in combinations]
     everybody = pd.concat([students.assign(**own) for own in columns], ignore_index=True)
 
-    seeds = [int(seed) for seed in everybody["seed"]]
+    if not callable(make):
+        raise ValueError(f"model must be a function from seeds to a FleetModel, got {type(make).__name__}")
+    seeds = everybody["seed"].tolist()
     network = make(seeds)
     if not isinstance(network, FleetModel):
         raise ValueError(f"model must be a function from seeds to a FleetModel, got {type(network).__name__}")
@@ -225,13 +234,17 @@ def _start(
     return engine.run()
 
 
-@torch.no_grad()
+@torch.enable_grad()
 def _check_output(network: FleetModel, task: Task) -> None:
-    made = network.part(slice(0, 1))(task.x_train[:1].to(network.flat))
-    expected = (1, 1, task.num_classes)
+    examples = 4 if task.num_classes == 3 else 3  # another number than of classes: no axis passes for the other
+    x = task.x_train[:1].to(network.flat)
+    made = network.part(slice(0, 2))(x.expand(examples, *x.shape[1:]))
+    expected = (min(2, len(network.seeds)), examples, task.num_classes)
     if not isinstance(made, Tensor) or tuple(made.shape) != expected:
         got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
-        raise ValueError(f"model must give logits of shape {expected} for one student and one example, got {got}")
+        raise ValueError(f"model must give logits of shape {expected}, students x examples x classes, got {got}")
+    if not made.requires_grad:
+        raise ValueError("model must give logits that depend on its parameters, got logits without gradient")
 
 
 def _mask(model: FleetModel, trainable: Sequence[int] | Tensor | None) -> Tensor | None:
@@ -246,6 +259,8 @@ def _mask(model: FleetModel, trainable: Sequence[int] | Tensor | None) -> Tensor
             raise ValueError(f"trainable must be layers or a bool mask {tuple(mask.shape)}, got {got}")
         mask |= trainable.to(mask.device)
     else:
+        if not isinstance(trainable, Iterable):
+            raise ValueError(f"trainable must be a sequence of layers or a bool mask, got {trainable!r}")
         layers = model.layers(mask)
         for k in trainable:
             if not -len(layers) <= k < len(layers):

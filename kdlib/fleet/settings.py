@@ -106,7 +106,7 @@ def torch_device(device: str | torch.device | None, default: torch.device) -> to
     try:
         chosen = default if device is None else torch.device(device)
         return torch.empty(0, device=chosen).device  # "cuda" becomes the current card's name with its number
-    except (RuntimeError, AssertionError) as problem:
+    except (RuntimeError, AssertionError, TypeError) as problem:
         reason = str(problem).splitlines()[0]
         raise ValueError(f"device must be one that torch can use here, got {device!r}: {reason}") from None
 

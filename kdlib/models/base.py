@@ -44,7 +44,7 @@ class FleetModel(nn.Module):
     ) -> None:
         super().__init__()
         self.shapes, self.seeds = list(shapes), named(seeds)
-        self.rows = torch.arange(len(self.seeds))
+        self.rows = torch.arange(len(self.seeds), device="cpu")
         self.flat = nn.Parameter(self._initial().to(dtype) if flat is None else flat)  # (F, P)
         _check.shape("flat", self.flat, (len(self.seeds), None))
 
@@ -109,39 +109,54 @@ class FleetModel(nn.Module):
         return None
 
     def cost(self, x: Tensor) -> Cost:
-        """What one student needs for one batch x (B, ...): read off a pass without numbers, on the meta device."""
-        from torch.utils.flop_counter import FlopCounterMode  # not needed where a model knows its own cost
+        """What one student needs for one batch x (B, ...), read off a pass of the first one, forward and back.
 
-        student, step = self.part(slice(0, 1)), _Live()
-        flat = torch.empty_like(student.flat, device="meta", requires_grad=True)
-        with torch.device("meta"), FlopCounterMode(display=False) as flops:
-            batch = torch.empty((1, *x.shape), dtype=x.dtype)
-            with step:
-                z = student.apply(flat, batch)
-            forward = flops.get_total_flops()
-            with step:
-                z.backward(torch.empty_like(z))
-        gradient = flat.numel() * flat.element_size()
-        return Cost(forward // 2, max(0, step.peak - gradient))
+        Raises ValueError for a model that draws random numbers: no two passes of a student would agree.
+        """
+        student = self.part(slice(0, 1))
+        with torch.inference_mode(False), torch.enable_grad(), _Watch(student.flat) as watch:
+            z = student.each(x.clone().unsqueeze(0))
+            forward = watch.flops
+            z.backward(torch.ones_like(z))
+        if watch.random is not None:
+            raise ValueError(
+                f"model must not draw random numbers, got a {type(self).__name__} that calls {watch.random}"
+            )
+        gradient = student.flat.numel() * student.flat.element_size()
+        return Cost(forward // 2, max(0, watch.peak - gradient))
 
 
 def named(seeds: Sequence[int]) -> tuple[int, ...]:
     """The seeds as a tuple. Raises ValueError for a number or none."""
-    if isinstance(seeds, int) or len(seeds) < 1:
+    if not hasattr(seeds, "__len__") or len(seeds) < 1:
         raise ValueError(f"seeds must be a sequence that names at least one student, got {seeds!r}")
     return tuple(seeds)
 
 
-class _Live(TorchDispatchMode):
-    """Adds up the bytes of tensors made inside and still alive; `peak` is the most there was."""
+class _Watch(TorchDispatchMode):
+    """Counts products, and the bytes of tensors made inside and still alive; `peak` is the most there was.
 
-    def __init__(self) -> None:
+    `random` is the first operation that drew random numbers. Memory of the `known` tensors is not counted.
+    """
+
+    def __init__(self, *known: Tensor) -> None:
         super().__init__()
-        self.now = self.peak = 0
-        self.known: set[int] = set()
+        self.flops = self.now = self.peak = 0
+        self.random: str | None = None
+        self.known = {tensor.untyped_storage()._cdata for tensor in known}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        from torch.utils.flop_counter import flop_registry  # not needed where a model knows its own cost
+
         result = func(*args, **(kwargs or {}))
+        attention = "attention" in func.name()  # marked as random for a dropout that it may have
+        if torch.Tag.nondeterministic_seeded in func.tags and not attention:
+            self.random = self.random or func.name()
+        aten = torch.ops.aten
+        on_cpu = func.overloadpacket is aten._scaled_dot_product_flash_attention_for_cpu
+        formula = flop_registry.get(aten._scaled_dot_product_flash_attention if on_cpu else func.overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
         for value in result if isinstance(result, tuple | list) else [result]:
             if isinstance(value, Tensor) and (key := value.untyped_storage()._cdata) not in self.known:
                 storage = value.untyped_storage()

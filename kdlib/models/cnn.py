@@ -48,6 +48,11 @@ class CNN(FleetModel):
             raise ValueError(
                 f"x must have examples ({self.channels[0]}, height, width), got shape {tuple(x.shape[2:])}"
             )
+        if min(x.shape[3:]) < 2 ** (len(self.channels) - 2):
+            raise ValueError(
+                f"x must have images of at least {2 ** (len(self.channels) - 2)} pixels a side for "
+                f"{len(self.channels) - 2} poolings, got {tuple(x.shape[3:])}"
+            )
         *convolutions, (w_out, b_out) = self.layers(flat)
         features = self._grouped if flat.is_cuda else self._one_by_one
         return torch.baddbmm(b_out, w_out, features(convolutions, x)).mT  # from (F, C, B)

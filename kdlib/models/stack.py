@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from kdlib.models.base import FleetModel, named
 
 # Multiply-adds of one student's batch above which its own products fill a core; below, all students share each product.
 WORK_ALONE = 5_000_000
+_DRAWING = threading.Lock()  # torch's generator, which a module's own initialisation draws from, is one for all threads
 
 
 class Stack(FleetModel):
@@ -24,15 +25,17 @@ class Stack(FleetModel):
     def __init__(self, make: Callable[[], nn.Module], seeds: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
         made: dict[int, nn.Module] = {}
         for seed in dict.fromkeys(named(seeds)):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(_seeds.stream(seed, "initialisation").initial_seed())
+            with _DRAWING, torch.random.fork_rng(devices=[]), torch.device("cpu"):
+                torch.default_generator.manual_seed(_seeds.stream(seed, "initialisation").initial_seed())
                 made[seed] = _checked(make()).to(dtype)
+        if len({id(network) for network in made.values()}) < len(made):
+            raise ValueError("make must return a new module each time, got the same one twice")
         template = next(iter(made.values()))
         parameters = dict(template.named_parameters())
         rows = {seed: nn.utils.parameters_to_vector(network.parameters()).detach() for seed, network in made.items()}
         super().__init__([], seeds, dtype, torch.stack([rows[seed] for seed in seeds]))
         self.names = {name: p.shape for name, p in parameters.items()}
-        self.changes = torch.cat([torch.full((p.numel(),), p.requires_grad) for p in parameters.values()])
+        self.changes = torch.cat([torch.full((p.numel(),), p.requires_grad, device="cpu") for p in parameters.values()])
         self.alone: dict[torch.Size, bool] = {}  # by the shape of a batch
         # not a submodule: its parameters are placeholders, and nobody should train or move them
         self.__dict__["template"] = deepcopy(template).to("meta")
@@ -43,32 +46,44 @@ class Stack(FleetModel):
         parts = flat.split([shape.numel() for shape in self.names.values()], dim=1)
         return {n: p.unflatten(1, s) if s else p[:, 0] for (n, s), p in zip(self.names.items(), parts, strict=True)}
 
+    def layers(self, flat: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
+        """Raises ValueError: modules of any kind have no weights and biases in a row."""
+        raise ValueError(
+            "layers must be those of an MLP, a CNN or a model of your own; of a stack: parameters_of(flat)"
+        )
+
     @property
     def trainable(self) -> Tensor | None:
         return None if bool(self.changes.all()) else self.changes
 
-    def part(self, rows: slice) -> Self:
-        other = super().part(rows)
-        # a functional call puts parameters into the module while it runs: parts may run in threads side by side
-        other.__dict__["template"] = deepcopy(self.__dict__["template"])
-        return other
-
     def apply(self, flat: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
-        def one(parameters: dict[str, Tensor], own: Tensor) -> Any:
-            return functional_call(self.__dict__["template"], parameters, (own,))
-
         parameters = self.parameters_of(flat)
-        if len(x) == 1 or (flat.device.type == "cpu" and self._works_alone(x[0])):
-            own = [{name: p[f] for name, p in parameters.items()} for f in range(len(x))]
-            return torch.stack([_logits(one(p, batch)) for p, batch in zip(own, x, strict=True)])
-        with warnings.catch_warnings():  # vmap says where it loops over students inside: what it computes is the same
-            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
-            return _logits(vmap(one)(parameters, x))
+        if len(x) > 1 and not self._one_by_one(flat, x):
+            return vmap(self._one)(parameters, x)
+        own = [{name: p[f] for name, p in parameters.items()} for f in range(len(x))]
+        return torch.stack([self._one(p, batch) for p, batch in zip(own, x, strict=True)])
 
-    def _works_alone(self, x: Tensor) -> bool:
-        if x.shape not in self.alone:
-            self.alone[x.shape] = self.cost(x).multiply_adds > WORK_ALONE
-        return self.alone[x.shape]
+    def _one(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        value = functional_call(self.__dict__["template"], parameters, (x,))
+        if not isinstance(value, Tensor):
+            raise ValueError(f"make must return a module whose output is one tensor, got {type(value).__name__}")
+        return value
+
+    def _one_by_one(self, flat: Tensor, x: Tensor) -> bool:
+        """Whether students go one after another: their products are large, or vmap cannot, or only by such a loop."""
+        if x.shape[1:] not in self.alone:
+            large = flat.device.type == "cpu" and self.cost(x[0]).multiply_adds > WORK_ALONE
+            self.alone[x.shape[1:]] = large or not self._maps(flat[:2], x[:2])
+        return self.alone[x.shape[1:]]
+
+    def _maps(self, flat: Tensor, x: Tensor) -> bool:
+        with torch.no_grad(), _DRAWING, warnings.catch_warnings():
+            warnings.filterwarnings("error", "There is a performance drop", UserWarning)
+            try:
+                vmap(self._one)(self.parameters_of(flat), x)
+            except (RuntimeError, UserWarning):
+                return False
+        return True
 
 
 def stack(make: Callable[[], nn.Module], seeds: Sequence[int], dtype: torch.dtype = torch.float32) -> Stack:
@@ -94,9 +109,3 @@ def _checked(network: nn.Module) -> nn.Module:
         if isinstance(chance, float) and chance > 0:
             raise ValueError(f"make must return a module without dropout, got p = {chance} in {name or 'the module'}")
     return network
-
-
-def _logits(value: Any) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise ValueError(f"make must return a module whose output is a tensor of logits, got {type(value).__name__}")
-    return value

@@ -501,7 +501,7 @@ def attempt(**changes: Any) -> Fleet:
         (lambda: attempt(dtype=torch.int64), "dtype must be a floating-point dtype, got torch.int64"),
         (
             lambda: attempt(model=lambda s: MLP((3, 5), s)),
-            r"model must give logits of shape \(1, 1, 4\) .*, got \(1, 1, 5\)",
+            r"model must give logits of shape \(1, 3, 4\), .*, got \(1, 3, 5\)",
         ),
         (lambda: attempt(model=lambda s: MLP((3, 4), [0, 1])), "model must make one student for each of the 1 seeds"),
         (lambda: attempt(model=lambda s: MLP((9, 4), s)), r"x must have 9 features per example, got shape \(3,\)"),
