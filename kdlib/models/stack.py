@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,12 @@ class Stack(FleetModel):
     @property
     def trainable(self) -> Tensor | None:
         return None if bool(self.changes.all()) else self.changes
+
+    def part(self, rows: slice) -> Self:
+        other = super().part(rows)
+        # a functional call puts parameters into the module while it runs, and parts run in threads side by side
+        other.__dict__["template"] = deepcopy(self.__dict__["template"])
+        return other
 
     def apply(self, flat: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
         parameters = self.parameters_of(flat)
