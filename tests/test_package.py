@@ -5,14 +5,20 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import os
 import pkgutil
+import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import kdlib
 
@@ -106,5 +112,113 @@ def test_names_in_any_order_of_import() -> None:
     assert python(code).split() == ["True", "kdlib.data.images", "explore", "kd_loss", "True", "True"]
 
 
+def test_type_checkers_know_the_lazy_names(tmp_path: Path) -> None:
+    """The right names have their types, and a name that is not there is an error."""
+    source = (
+        "import kdlib\nfrom kdlib import Recipe, data, distil, losses\n"
+        "reveal_type(Recipe.hard())\nreveal_type(data.digits)\nreveal_type(losses.kd_loss)\nkdlib.Recipes\n"
+    )
+    (tmp_path / "reader.py").write_text(source, "utf-8")
+    options = ["--no-error-summary", "--hide-error-context", str(tmp_path / "reader.py")]
+    done = subprocess.run([sys.executable, "-m", "mypy", *options], cwd=ROOT, capture_output=True, text=True)
+    said = [line.partition("reader.py:")[2] for line in done.stdout.splitlines()]
+    assert said[0] == '2: error: Module "kdlib" has no attribute "distil"  [attr-defined]'
+    assert re.fullmatch(r'3: note: Revealed type is "kdlib\.fleet\.\w+\.Recipe"', said[1])
+    assert "Any" not in said[2].partition("->")[2] and said[2].endswith('-> kdlib.data.task.Task"')
+    assert said[3].endswith('-> torch._tensor.Tensor"')
+    assert len(said) == 5 and said[4].startswith('6: error: Module has no attribute "Recipes"')
+
+
+# ---- the wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from this checkout with the build backend that is installed."""
+    folder = tmp_path_factory.mktemp("wheel")
+    options = ["--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run([sys.executable, "-m", "build", *options], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment in which kdlib is that wheel, and what it requires is what is installed here."""
+    home = tmp_path_factory.mktemp("environment")
+    venv.create(home, with_pip=False)
+    programs = home / ("Scripts" if os.name == "nt" else "bin")
+    pip = [sys.executable, "-m", "pip", "--python", str(home), "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
+    (site,) = home.rglob("site-packages")
+    (site / "others.pth").write_text(
+        sysconfig.get_path("purelib"), "utf-8"
+    )  # its own .pth files are not read: no checkout
+    return programs
+
+
+def outside(program: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    return subprocess.run([program, *arguments], cwd=cwd, env=kept, capture_output=True, text=True)
+
+
+def test_the_wheel_holds_the_library_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        (metadata,) = [archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA")]
+    code = {name for name in names if not name.startswith(f"kdlib-{kdlib.__version__}.dist-info/")}
+    tree = [path for path in (ROOT / "kdlib").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    tables = [path for path in (ROOT / "data").iterdir() if path.is_file()]
+    assert code == {path.relative_to(ROOT).as_posix() for path in tree} | {f"kdlib/shipped/{p.name}" for p in tables}
+    assert {"kdlib/py.typed", "kdlib/explore/static/explore.js", "kdlib/shipped/checksums.json"} <= code
+    assert "Classifier: Typing :: Typed" in metadata and "License-Expression: MIT" in metadata
+    assert not re.search(r"(?i)\bUNKNOWN\b|example\.", metadata.partition("\n\n")[0])
+
+
+def test_the_wheel_works_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
+    code = (
+        "import json, kdlib, matplotlib.pyplot as plt\nfrom kdlib.data.shipped import folder, shipped as s\n"
+        "place = folder()\n"
+        "sizes = {name: len(s(name)) for name in (p.stem for p in place.glob('*.npz'))}\n"
+        "figure = kdlib.explore.explore(lambda T: (plt.plot([0, T]), f'To {T}.')[1], T=[1, 2])\n"
+        "print(json.dumps([kdlib.__file__, str(place), sizes, 'kdx-frames' in figure.html()]))"
+    )
+    done = outside(installed / "python", "-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    file, place, sizes, drawn = json.loads(done.stdout)
+    home = installed.parent.resolve()
+    assert Path(file).resolve().is_relative_to(home) and Path(place).resolve().is_relative_to(home)
+    assert sizes.keys() == {path.stem for path in (ROOT / "data").glob("*.npz")} and all(sizes.values()) and drawn
+
+
+def test_the_installed_command_runs(installed: Path, tmp_path: Path) -> None:
+    done = outside(installed / "kdlib", "--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"kdlib {PROJECT['version']}\n")
+    (tmp_path / "mine.py").write_text("from kdlib.losses import kd_loss as loss\n", "utf-8")
+    done = outside(installed / "kdlib", "check-loss", "mine:loss", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("mine:loss has none of them")
+
+
+# ---- what pyproject.toml says
+
+
 def test_the_version_is_stated_once_for_both() -> None:
     assert kdlib.__version__ == PROJECT["version"]
+
+
+def test_every_dependency_has_a_lower_bound_that_can_be_tried() -> None:
+    """`make lowest` turns each >= into ==."""
+    for line in PROJECT["dependencies"]:
+        assert re.fullmatch(r"[a-z0-9-]+>=[0-9.]+", line), line
+
+
+def test_the_jobs_of_ci_are_commands_of_the_makefile() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))["jobs"]
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    commands = {name: job["steps"][-1]["run"] for name, job in jobs.items()}
+    assert commands == {"test": ".ci/run", "lowest": "make lowest", "newest": "make newest"}
+    assert {"test", "lowest", "newest"} <= set(targets)
+    oldest = jobs["lowest"]["steps"][1]["with"]["python-version"]
+    assert PROJECT["requires-python"] == f">={oldest}"
