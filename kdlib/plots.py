@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 
 from kdlib import _rc
 
+#: The one colour of each meaning; all stand out on light and dark pages, also for colour-blind readers.
 COLOURS = {
     "hard": "#8c8c8c",
     "universe": "#1f78d1",
@@ -26,7 +27,9 @@ COLOURS = {
     "shape": "#c0408c",
     "teacher": "#b8860b",
 }
+#: Markers by meaning, for matplotlib.
 MARKERS = {"hard": "o", "universe": "s", "domain": "^", "confidence": "D", "shape": "X", "teacher": "*"}
+#: Dashes by meaning, for seaborn.
 DASHES: dict[str, Any] = {
     "hard": "",
     "universe": (4, 2),
@@ -35,8 +38,10 @@ DASHES: dict[str, Any] = {
     "shape": (1, 1.5),
     "teacher": (8, 2),
 }
-INK = "#7d7d7d"  # axes and text: over 4:1 on white and on the dark page, so one file serves both
-FULL, HALF = (6.2, 3.6), (3.4, 2.9)  # inches; text stays legible when a full figure is scaled to a phone
+#: Colour of axes and text: over 4:1 on white and on the dark page, so one file serves both.
+INK = "#7d7d7d"
+#: Sizes of figures in inches; text stays legible when a full figure is scaled to a phone.
+FULL, HALF = (6.2, 3.6), (3.4, 2.9)
 
 
 def use() -> None:

@@ -107,9 +107,10 @@ def test_names_in_any_order_of_import() -> None:
     code = (
         "from kdlib.data.shipped import pack_logits\nimport kdlib.data.images\nimport kdlib.explore.page\nimport kdlib\n"
         "print(callable(kdlib.data.shipped), kdlib.data.digits.__module__, kdlib.explore.explore.__name__)\n"
+        "print(kdlib.resnet.Block.__name__)\n"  # a module that no list names
         "from kdlib import *\nprint(losses.kd_loss.__name__, Recipe is kdlib.fleet.Recipe, train is kdlib.fleet.train)"
     )
-    assert python(code).split() == ["True", "kdlib.data.images", "explore", "kd_loss", "True", "True"]
+    assert python(code).split() == ["True", "kdlib.data.images", "explore", "Block", "kd_loss", "True", "True"]
 
 
 def test_type_checkers_know_the_lazy_names(tmp_path: Path) -> None:

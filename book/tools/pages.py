@@ -64,12 +64,14 @@ def fill_cache(root: Path, executed: dict[str, nbformat.NotebookNode]) -> None:
 
 def site_key(root: Path) -> str:
     """Changes when anything that the pages are made from changes."""
-    sources = [path for path in contents.files_under(root / "book") if "tools" not in path.relative_to(root).parts]
+    folders = (root / "book", root / "kdlib")  # docstrings are a page too
+    files = [path for folder in folders for path in contents.files_under(folder)]
+    sources = [path for path in files if "tools" not in path.relative_to(root).parts]
     notebooks = [chapter.executed(root, "page") for chapter in contents.chapters(root)]
     tools = [
         path
         for path in contents.files_under(root / "book" / "tools")
-        if path.name in ("pages.py", "contents.py", "keys.py")
+        if path.name in ("pages.py", "contents.py", "keys.py", "docstrings.py")
     ]
     rest = [root / "_config.yml", root / "constraints.txt"]
     return keys.digest(root, [*sources, *notebooks, *tools, *rest], platform.python_version())

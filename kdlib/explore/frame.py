@@ -23,7 +23,7 @@ Draw = Callable[..., str]
 Table = pd.DataFrame | Callable[..., pd.DataFrame] | None
 Retrain = Callable[..., Generator[Any, None, tuple[Draw, Table] | None]]
 
-# Inches. The page never shows a picture larger; scaled to a phone of 360 px, text of 11 points is still 9 px high.
+#: Inches. The page never shows a picture larger; scaled to a phone of 360 px, text of 11 points is still 9 px high.
 FIGSIZE = (5.2, 3.4)
 _PYPLOT = threading.RLock()  # pyplot has one current figure a process, and JupyterLab may run callbacks in threads
 
