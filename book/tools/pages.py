@@ -98,7 +98,9 @@ def build(root: Path) -> bool:
     shutil.rmtree(root / "_build" / ".doctrees", ignore_errors=True)
     fill_cache(root, execute.load_executed(root, "page"))
     log = root / "_build" / "book.log"
-    program = "from jupyter_book.cli.main import main; main()"
+    # the checkout of these tools comes first: its own extension and kdlib, whichever are installed or in the folder
+    own = str(Path(__file__).parents[2])
+    program = f"import sys; sys.path.insert(0, {own!r}); from jupyter_book.cli.main import main; main()"
     options = ["build", "book", "--config", "_config.yml", "--path-output", ".", "-W", "-n", "--keep-going"]
     with log.open("w") as stream:
         command = [sys.executable, "-c", program, *options]

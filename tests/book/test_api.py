@@ -18,7 +18,7 @@ from bs4 import BeautifulSoup, Tag
 from sphinx.util.inventory import InventoryFile
 
 import kdlib
-from book.tools import docstrings
+from book.tools import docstrings, pages
 
 ROOT = Path(__file__).parents[2]
 FIRST_NAMES = {"kdlib.resnet", "kdlib.levels.checks"}  # modules that only keep an older name alive
@@ -113,6 +113,20 @@ def test_everything_on_the_page_says_what_it_is(site: Path) -> None:
 def test_the_contents_name_both_pages() -> None:
     text = (ROOT / "book" / "_toc.yml").read_text("utf-8")
     assert "file: appendix/api\n" in text and "file: appendix/notation\n" in text
+
+
+def test_a_changed_docstring_makes_the_pages_stale(tmp_path: Path) -> None:
+    for name, text in {
+        "book/_toc.yml": "root: index\n",
+        "book/index.md": "# Index\n",
+        "kdlib/a.py": '"""One."""\n',
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, "utf-8")
+    before = pages.site_key(tmp_path)
+    assert pages.site_key(tmp_path) == before
+    (tmp_path / "kdlib" / "a.py").write_text('"""Two."""\n', "utf-8")
+    assert pages.site_key(tmp_path) != before
 
 
 @pytest.mark.parametrize(
