@@ -46,7 +46,7 @@ def test_interval_is_scipys(values: np.ndarray) -> None:
     assert (claim.effect, claim.seeds) == (pytest.approx(values.mean()), len(values))
     mean, low, high = claims.interval(values, 0.8)
     expected = stats.t.interval(0.8, len(values) - 1, values.mean(), stats.sem(values))
-    assert (mean, low, high) == pytest.approx((values.mean(), *expected), rel=1e-9, abs=1e-12)
+    assert (mean, low, high) == pytest.approx((values.mean(), *expected), rel=1e-8, abs=1e-12)  # SciPy 1.12's own error
 
 
 @given(samples, st.floats(-1, 1))
