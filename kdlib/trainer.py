@@ -55,7 +55,8 @@ def draw_epoch(
 
     Drawn on the CPU, so they are the same on every device and in every process, and a resumed run stores no state.
     """
-    generator = _seeds.stream(seed, f"epoch {epoch}")
+    n, crop = _check.positive_int(n, "n"), _check.integer(crop, "crop")
+    generator = _seeds.stream(seed, f"epoch {_check.integer(epoch, 'epoch')}")
     order = torch.randperm(n, generator=generator, device="cpu")
     shift = torch.randint(-crop, crop + 1, (n, 2), generator=generator, device="cpu")
     mirrored = torch.rand(n, generator=generator, dtype=torch.float32, device="cpu") < (0.5 if flip else 0.0)
