@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib import _check
+from kdlib import _check, data
+from kdlib.data import Task
+from kdlib.levels import domain, failures, split, universe
+from kdlib.resnet import resnet
+from kdlib.trainer import draw_epoch, fit, predict
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.int8(3), np.uint16(3)])
@@ -78,3 +82,39 @@ def test_rows_sum_to_one_within_a_ten_thousandth(off, passes):
 def test_a_negative_probability_is_named():
     with pytest.raises(ValueError, match=r"p must not be negative, got a smallest entry of -0\.1"):
         _check.probabilities("p", torch.tensor([[-0.1, 1.1]]))
+
+
+G = torch.Generator().manual_seed(0)
+P = torch.rand(12, 4, generator=G).softmax(-1)
+Y = torch.arange(12) % 4
+NETWORK = resnet(8, 4, width=2, channels=1)
+
+
+def fitted(n):
+    x = torch.ones(12, 1, 8, 8)
+    torch.manual_seed(0)
+    model = resnet(n(8), n(4), n(2), n(1))
+    fit(Task(x, Y, x, Y, n(4)), model, epochs=n(2), batch_size=n(4), crop=n(1), seed=n(3), progress=False)
+    return model.head.weight
+
+
+COUNTS = {
+    "smooth_labels": lambda n: universe.smooth_labels(Y, n(4), 0.1),
+    "topk_targets": lambda n: split.topk_targets(P, n(2)),
+    "permuted_targets": lambda n: split.permuted_targets(P, Y, seed=n(3)),
+    "free_feature_model": lambda n: domain.free_feature_model(P[:4], width=n(3), steps=n(2), seed=n(1)),
+    "one seed a table": lambda n: domain.free_feature_model(P[:4], width=3, steps=2, seed=[n(1)]),
+    "virtual_teacher": lambda n: failures.virtual_teacher(Y, n(4), 0.7),
+    "world": lambda n: data.world("F", n(3), n_train=n(20), n_test=n(10)).x_train,
+    "digits": lambda n: data.digits(n_train=n(40), seed=n(1)).x_train,
+    "split_validation": lambda n: data.world("F", 0, 20, 10).split_validation(0.3, n(2)).x_train,
+    "draw_epoch": lambda n: torch.cat([t.flatten().double() for t in draw_epoch(n(1), n(2), n(30), n(2), True)]),
+    "predict": lambda n: predict(NETWORK, torch.ones(6, 1, 8, 8), n(4)),
+    "fit": fitted,
+}
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8])
+@pytest.mark.parametrize("what", COUNTS)
+def test_counts_and_seeds_may_be_numpys_wherever_they_are_taken(what, kind):
+    assert torch.equal(COUNTS[what](kind), COUNTS[what](int))

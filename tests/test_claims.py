@@ -222,6 +222,8 @@ class TestHolm:
         lonely, real = direction("a", [0.4] * 9), with_p_value("b", 0.02)
         assert claims.report(lonely, real)["b"].verdict == CONFIRMED  # 0.02 < 0.05 / 2
         assert claims.report(lonely, direction("c", [1.0, 2.0]), real)["b"].verdict == INCONCLUSIVE  # 0.02 > 0.05 / 3
+        few = direction("d", [5.0, 5.001])  # its p-value would be the smallest, and it would stop the steps
+        assert claims.report(few, with_p_value("e", 0.001), real)["b"].verdict == CONFIRMED  # 0.02 < 0.05 / 2
 
 
 @pytest.mark.parametrize("n", [5, 20])

@@ -225,8 +225,8 @@ def _cached(key: str, read: Callable[[], Arrays]) -> Arrays:
         return dict(stored)
     arrays = read()
     # a full disk or a read-only home costs time, not the data
-    with suppress(OSError), _files.replacing(path) as part, part.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    with suppress(OSError), _files.replacing(path) as part, part.open("wb") as out:
+        np.savez(out, **arrays)  # type: ignore[arg-type]
     return arrays
 
 
