@@ -80,14 +80,16 @@ class Stack(FleetModel):
         """Whether students go one after another: their products are large, or vmap cannot, or only by such a loop."""
         if x.shape[1:] not in self.alone:
             large = flat.device.type == "cpu" and self.cost(x[0]).multiply_adds > WORK_ALONE
-            self.alone[x.shape[1:]] = large or not self._maps(flat[:2], x[:2])
+            self.alone[x.shape[1:]] = large or not self._maps(flat[:2].detach().requires_grad_(flat.is_cuda), x[:2])
         return self.alone[x.shape[1:]]
 
     def _maps(self, flat: Tensor, x: Tensor) -> bool:
-        with torch.no_grad(), _DRAWING, warnings.catch_warnings():
+        with torch.set_grad_enabled(flat.is_cuda), _DRAWING, warnings.catch_warnings():
             warnings.filterwarnings("error", "There is a performance drop", UserWarning)
             try:
-                vmap(self._one)(self.parameters_of(flat), x)
+                made = vmap(self._one)(self.parameters_of(flat), x)
+                if flat.is_cuda:  # some kernels map forwards and fail backwards (attention, in torch 2.11)
+                    made.sum().backward(inputs=[flat])
             except (RuntimeError, UserWarning):
                 return False
         return True
