@@ -148,6 +148,13 @@ def test_order_at_500_stationary_points():
     assert count >= 500
 
 
+def test_a_stationary_point_that_is_not_reached_is_no_answer():
+    """Logits of several hundred, label and teacher almost irreconcilable: Newton's steps do not get there."""
+    v, y = 300 * normal(8, 5), torch.arange(8) % 5
+    with pytest.raises(RuntimeError, match=r"not reached: a gradient of .* is left"):
+        domain.stationary_logits(v, y, temperature=20.0, alpha=0.999)
+
+
 @pytest.mark.parametrize("alpha", [0.2, 0.9, 1.0])
 def test_distance_gap_is_twice_the_log_ratio(alpha):
     weights = 2.5 * torch.nn.functional.normalize(normal(8, 12), dim=1)

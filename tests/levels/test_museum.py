@@ -38,6 +38,7 @@ def test_frame_and_correct_loop(stage):
         "eval_loss",
         "gradient_error",
     ]
+    assert (frame["bug"] == 0).all() and (run(stage, 5)["bug"] == 5).all()
     assert len(frame) == 10 and frame["gradient_error"].max() < 1e-5
     last = frame[frame["epoch"] == 5]
     assert (last["loss"] < frame.loc[frame["epoch"] == 1, "loss"].to_numpy()).all()
