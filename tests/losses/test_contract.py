@@ -88,6 +88,10 @@ def test_temperature_and_alpha_belong_to_students_or_to_examples(name):
         for n in range(4):
             alone = call(name, z[:, n, None], v[:, n, None], y[:, n, None], float(T[n]), float(alpha[n]))
             close(by_example[:, n], alone[:, 0])
+        each = call(name, z, v, y, T[:, None] + T, alpha[:, None] * alpha)  # of every example of every student
+        for f, n in ((2, 3), (3, 2), (1, 1)):
+            alone = call(name, z[f, [n]], v[f, [n]], y[f, [n]], float(T[f] + T[n]), float(alpha[f] * alpha[n]))
+            close(each[f, n], alone[0])
 
 
 # Labels
