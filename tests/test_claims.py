@@ -390,6 +390,7 @@ def test_a_difference_in_words() -> None:
         (lambda: claims.say([1.0, math.inf, 2.0]), "values must be at least 2 finite numbers"),
         (lambda: claims.direction("a", "s", "d", [1.0, 2.0], rows="tang.10"), "rows must be .* got 'tang.10'"),  # type: ignore[arg-type]
         (lambda: claims.identity("a", "s", "d", 0.0, 1.0, rows=("",)), r"rows must be .* got \('',\)"),
+        (lambda: claims.interval([1.0, 2.0], level=1.0), "level must lie between 0 and 1, got 1.0"),
         (lambda: claims.interval([1.0, 2.0], level=95), "level must lie between 0 and 1, got 95"),
         (lambda: claims.say([]), "values must be at least 2 finite numbers"),
         (lambda: claims.report(), r"claims must be at least one, with ids that differ, got \[\]"),

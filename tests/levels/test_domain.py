@@ -192,6 +192,10 @@ BAD = {
     "rows that do not sum to 1": (lambda: domain.class_mean_targets(PROBS * 2, LABELS), "probs"),
     "too few labels": (lambda: domain.class_mean_targets(PROBS, LABELS[:3]), "labels"),
     "label out of range": (lambda: domain.similarity_targets(EYE, torch.tensor([K])), "labels"),
+    "a class in the middle of the others": (
+        lambda: domain.class_cosines(torch.stack([EYE[:3], torch.stack([EYE[0], -EYE[0], 0 * EYE[0]])])),
+        "class_weights",
+    ),
     "a row of zeros": (lambda: domain.similarity_targets(EYE * 0, torch.tensor([0])), "class_weights"),
     "temperature 0": (lambda: domain.similarity_targets(EYE, torch.tensor([0]), 0.0), "temperature"),
     "a constant class": (lambda: domain.class_correlation(torch.full((4, 2), 0.5)), "probs"),
