@@ -216,7 +216,10 @@ SHARED = nn.Linear(5, CLASSES)
     ("call", "message"),
     [
         (lambda: stack(lambda: nn.BatchNorm1d(5), [0]), "without buffers, got running_mean, running_var, num_batches"),
-        (lambda: stack(lambda: nn.Sequential(nn.Linear(5, 3), nn.Dropout(0.1)), [0]), "without dropout, got p = 0.1 in 1"),
+        (
+            lambda: stack(lambda: nn.Sequential(nn.Linear(5, 3), nn.Dropout(0.1)), [0]),
+            "without dropout, got p = 0.1 in 1",
+        ),
         (lambda: stack(lambda: nn.MultiheadAttention(4, 2, dropout=0.2), [0]), "without dropout, got p = 0.2"),
         (lambda: stack(lambda: nn.LSTM(4, 2, 2, dropout=0.2), [0]), "without dropout, got p = 0.2"),
         (lambda: stack(nn.ReLU, [0]), "make must return an nn.Module with parameters, got ReLU"),
