@@ -53,9 +53,10 @@ class Recipe:
                 _check.probabilities("targets", self.targets)
         if self.weights is not None:
             _check.finite("weights", _check.shape("weights", _check.floating("weights", self.weights), (None,)))
-            if float(self.weights.min()) < 0 or not float(self.weights.max()) > 0:
+            negative = int((self.weights < 0).sum())
+            if negative or not self.weights.any():
                 raise ValueError(
-                    f"weights must not be negative nor all 0, got {float(self.weights.min()):g} to {float(self.weights.max()):g}"
+                    f"weights must not be negative nor all 0, got {negative} negative of {len(self.weights)}"
                 )
 
     def _check_loss(self) -> None:

@@ -113,11 +113,12 @@ class FleetModel(nn.Module):
 
         Raises ValueError for a model that draws random numbers: no two passes of a student would agree.
         """
-        student = self.part(slice(0, 1))
-        with torch.inference_mode(False), torch.enable_grad(), _Watch(student.flat) as watch:
-            z = student.each(x.clone().unsqueeze(0))
-            forward = watch.flops
-            z.backward(torch.ones_like(z))
+        with torch.inference_mode(False), torch.enable_grad():
+            student = self.part(slice(0, 1))
+            with _Watch(student.flat) as watch:
+                z = student.each(x.clone().unsqueeze(0))
+                forward = watch.flops
+                z.backward(torch.ones_like(z))
         if watch.random is not None:
             raise ValueError(
                 f"model must not draw random numbers, got a {type(self).__name__} that calls {watch.random}"
