@@ -15,10 +15,10 @@ from typing import Any
 import joblib
 import pandas as pd
 
+from kdlib.study.engine import payload, run
 from kdlib.study.grid import Experiment, Grid, points
 from kdlib.study.identity import key
 from kdlib.study.result import Incomplete, Stopped
-from kdlib.study.engine import payload, run
 from kdlib.study.store import Store
 from kdlib.study.work import work
 
@@ -51,7 +51,9 @@ def command(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("file", metavar="FILE", help="Python file that defines `experiment` and `grid`")
     parser.add_argument("--store", metavar="DIR", required=True, help="folder that keeps finished points")
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler; default: the processes of this machine")
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS", help="a Dask scheduler; default: the processes of this machine"
+    )
     parser.add_argument("--processes", metavar="N", type=int, help="on this machine; default: as many as it gives")
     parser.add_argument("--table", metavar="PATH", help="also write all results to a .csv or .parquet file")
     what = parser.add_mutually_exclusive_group()
@@ -84,9 +86,7 @@ def study(arguments: argparse.Namespace) -> int:
         )
     del parts
     try:
-        frame = run(
-            experiment, grid, store=arguments.store, client=arguments.scheduler, processes=arguments.processes
-        )
+        frame = run(experiment, grid, store=arguments.store, client=arguments.scheduler, processes=arguments.processes)
     except Incomplete as problem:
         print(f"kdlib study: {problem}", file=sys.stderr)
         return 1

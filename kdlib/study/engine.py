@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import sys
 from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -105,9 +106,9 @@ class Study:
 
     def work_off(self, missing: list[Point], pool: Pool, bar: Any) -> None:
         """Run the missing points; raises `Stopped` on an interrupt and `Incomplete` where it cannot go on."""
+        if self.store is not None:  # clients that share a store take different points until few are left
+            missing = random.Random(os.urandom(8)).sample(missing, len(missing))
         self.queue.extend(missing)
-        if self.store is not None:  # clients that share a store start at different points
-            self.queue.rotate(int.from_bytes(os.urandom(4), "big") % len(missing))
         try:
             while self.trouble is None and self._fill(pool):
                 self._harvest(wait(self.flying, timeout=1, return_when=FIRST_COMPLETED).done, pool)
@@ -133,7 +134,9 @@ class Study:
             lines = [f"  {self.points[place]}: {error}" for place, (error, _) in sorted(failed.items())[:SHOWN]]
             if len(failed) > SHOWN:
                 lines.append(f"  and {len(failed) - SHOWN} more")
-            kept = "the others are in .finished" if self.store is None else f"the others are kept in {self.store.folder}"
+            kept = (
+                "the others are in .finished" if self.store is None else f"the others are kept in {self.store.folder}"
+            )
             text = "\n".join([f"{len(failed)} of {len(self.points)} points failed, {kept}:", *lines])
             raise Incomplete(text, frame, failures(self.points, failed))
         return frame

@@ -25,14 +25,14 @@ class Point:
 
     place: int
     name: str
-    values: dict[str, Any]
+    arguments: dict[str, Any]
 
     def __str__(self) -> str:
-        return ", ".join(f"{key}={label(value)!r}" for key, value in self.values.items())
+        return ", ".join(f"{key}={label(value)!r}" for key, value in self.arguments.items())
 
     def labels(self) -> dict[str, Any]:
         """What the result says about the point: numbers and texts as they are, other things by their name."""
-        return {key: label(value) for key, value in self.values.items()}
+        return {key: label(value) for key, value in self.arguments.items()}
 
 
 def points(experiment: Experiment, grid: Grid) -> list[Point]:

@@ -172,7 +172,9 @@ def _own(module: str | None) -> bool:
         return top != "kdlib"
     path = getattr(sys.modules[top], "__file__", None) or next(iter(getattr(sys.modules[top], "__path__", [])), None)
     roots = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return path is not None and not any(Path(path).is_relative_to(root) for root in [*roots, site.getusersitepackages()])
+    return path is not None and not any(
+        Path(path).is_relative_to(root) for root in [*roots, site.getusersitepackages()]
+    )
 
 
 def _installed(module: str | None) -> bytes:

@@ -144,10 +144,10 @@ def _roles(
     for name, column in {"y": y, "x": x, "hue": hue}.items():
         if column is not None and column not in frame:
             raise ValueError(f"{name} must be one of {', '.join(frame.columns)}, got {column!r}")
-    free = [name for name in frame if name not in grid and pd.api.types.is_float_dtype(frame[name])]
+    free = [str(name) for name in frame if name not in grid and pd.api.types.is_float_dtype(frame[name])]
     if y is None and not free:
         raise ValueError(f"y must be a column of floats, got none beside the grid's in {', '.join(frame.columns)}")
-    varied = [n for n in grid if n in frame and n not in ("seed", x, hue) and frame[n].nunique() > 1]
+    varied = [n for n in grid if n in frame and n not in ("seed", x, hue) and len(frame[n].unique()) > 1]
     x = x if x is not None else (varied.pop(0) if varied else None)
     hue = hue if hue is not None else (varied.pop(0) if varied else None)
     return y or ("accuracy" if "accuracy" in free else free[0]), x, hue
@@ -155,8 +155,12 @@ def _roles(
 
 def _frame(chosen: Store) -> pd.DataFrame:
     chosen.refresh()
-    order = sorted({(place, name) for part in chosen.parts for name, place in zip(part.names, part.places, strict=True)})
+    order = sorted(
+        {(place, name) for part in chosen.parts for name, place in zip(part.names, part.places, strict=True)}
+    )
     frame, odd = assemble(chosen.parts, {name: place for place, (_, name) in enumerate(order)})
     if odd:
-        raise ValueError(f"store must hold results with the same columns, got in {chosen.folder}: {next(iter(odd.values()))}")
+        raise ValueError(
+            f"store must hold results with the same columns, got in {chosen.folder}: {next(iter(odd.values()))}"
+        )
     return frame

@@ -7,7 +7,9 @@ looks like, and how to go on after one.
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
+import threading
 import time
 import warnings
 from concurrent.futures import CancelledError, Future
@@ -19,7 +21,13 @@ from kdlib.study.grid import Point
 from kdlib.study.identity import _own, versions
 from kdlib.study.work import Outcome, work
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+THREADS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 
 
 class Here:
@@ -72,7 +80,9 @@ class Processes:
     def restart(self) -> None:
         from joblib.externals.loky import get_reusable_executor
 
-        self.pool = get_reusable_executor(max_workers=self.size, timeout=60, env=self.environment)
+        self.pool = get_reusable_executor(
+            max_workers=self.size, timeout=60, env=self.environment, initializer=_end_with, initargs=(os.getpid(),)
+        )
 
     def close(self) -> None:
         """Nothing: processes that idle for a minute end by themselves."""
@@ -98,6 +108,7 @@ class Cluster:
             self.client = distributed.Client(client, set_as_default=False) if isinstance(client, str) else client
         except (OSError, ValueError) as error:
             raise ValueError(f"client must be the address of a running scheduler, got {client!r}: {error}") from None
+        self.address = str(self.client.scheduler.address) if self.client.scheduler else "its address"
         self.died = distributed.scheduler.KilledWorker
         self._connect()
 
@@ -121,7 +132,7 @@ class Cluster:
         while self.client.status == "connecting":
             time.sleep(0.1)
         if self.client.status != "running":
-            raise ConnectionError(f"no scheduler at {self.client.scheduler.address} any more")
+            raise ConnectionError(f"no scheduler at {self.address} any more")
         self._connect()
 
     def stop(self) -> None:
@@ -145,7 +156,21 @@ def check_versions(outcome: Outcome) -> None:
     here = versions()
     if other := {name: value for name, value in outcome.versions.items() if here.get(name) != value}:
         name, value = next(iter(other.items()))
-        raise ValueError(f"workers must have the versions of this process, got {name} {value} there, {here.get(name)} here")
+        raise ValueError(
+            f"workers must have the versions of this process, got {name} {value} there, {here.get(name)} here"
+        )
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has died, so that a killed client leaves nothing running."""
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    if os.name == "posix":
+        threading.Thread(target=look, daemon=True).start()
 
 
 def _same(payload: bytes) -> bytes:

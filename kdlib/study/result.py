@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib.study.grid import Point
-from kdlib.study.work import Part
+from kdlib.study.work import Part, without
 
 
 class Incomplete(RuntimeError):
@@ -33,26 +33,26 @@ def assemble(parts: list[Part], places: Mapping[str, int]) -> tuple[pd.DataFrame
     The first point decides which columns a frame has. Those with others are left out and reported.
     """
     taken: set[str] = set()
-    kept: list[tuple[int, Part, np.ndarray]] = []
+    kept: list[tuple[int, Part]] = []
     for part in parts:
-        wanted = [name in places and not (name in taken or taken.add(name)) for name in part.names]  # type: ignore[func-returns-value]
-        if any(wanted):
-            first = min(places[name] for name, want in zip(part.names, wanted, strict=True) if want)
-            kept.append((first, part, np.array(wanted)))
+        part = without(part, {name for name in part.names if name in taken or name not in places})
+        if part.names:
+            taken.update(part.names)
+            kept.append((min(places[name] for name in part.names), part))
     if not kept:
         return pd.DataFrame(), {}
     kept.sort(key=lambda entry: entry[0])
-    columns = set(kept[0][1].frame.columns)
-    frames, order, odd = [], [], {}
-    for _, part, wanted in kept:
-        if set(part.frame.columns) != columns:
-            other = f"the first point {_list(kept[0][1].frame)}" + (f" (in {part.file})" if part.file else "")
-            listed = f"it returned the columns {_list(part.frame)}, {other}"
-            odd |= {places[name]: listed for name, want in zip(part.names, wanted, strict=True) if want}
+    first = kept[0][1]
+    frames: list[pd.DataFrame] = []
+    order: list[np.ndarray] = []
+    odd: dict[int, str] = {}
+    for _, part in kept:
+        if set(part.frame.columns) != set(first.frame.columns):
+            other = f"the first point {_list(first.frame)}" + (f" (in {first.file})" if first.file else "")
+            odd |= {places[name]: f"it returned the columns {_list(part.frame)}, {other}" for name in part.names}
             continue
-        frames.append(part.frame[np.repeat(wanted, part.rows)])
-        chosen = [(places[n], rows) for n, rows, want in zip(part.names, part.rows, wanted, strict=True) if want]
-        order.append(np.repeat([place for place, _ in chosen], [rows for _, rows in chosen]))
+        frames.append(part.frame)
+        order.append(np.repeat([places[name] for name in part.names], part.rows))
     frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
     frame = frame.iloc[np.concatenate(order).argsort(kind="stable")].reset_index(drop=True)
     return frame, odd
@@ -61,9 +61,10 @@ def assemble(parts: list[Part], places: Mapping[str, int]) -> tuple[pd.DataFrame
 def failures(points: list[Point], failed: Mapping[int, tuple[str, str]]) -> pd.DataFrame:
     """One row per failed point: its values, the error in a line, the traceback."""
     rows = [
-        {**points[place].labels(), "error": error, "traceback": trace} for place, (error, trace) in sorted(failed.items())
+        {**points[place].labels(), "error": error, "traceback": trace}
+        for place, (error, trace) in sorted(failed.items())
     ]
-    return pd.DataFrame(rows, columns=None if rows else [*points[0].values, "error", "traceback"])
+    return pd.DataFrame(rows, columns=None if rows else [*points[0].arguments, "error", "traceback"])
 
 
 def _list(frame: pd.DataFrame) -> str:

@@ -4,22 +4,22 @@
     store/KEY/part-ID.parquet  finished points; the schema's metadata say which, and how many rows each has
     store/KEY/part-ID.npz      their arrays, where there are any; written before the part that names it
 
-Parts are only ever added, under names of their own, so any number of processes on any number of machines may share a
-folder. A file that cannot be read counts as absent: its points are run again, and a warning names it.
+ID is a digest of the file's bytes. Parts are only ever added, so any number of processes on any number of machines may
+share a folder. A file that does not fit its name counts as absent: its points are run again, and a warning names it.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
+import io
 import json
 import os
 import re
 import uuid
 import warnings
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +70,12 @@ class Store:
             "format": FORMAT,
             "experiment": getattr(inner, "__qualname__", type(inner).__name__),
             "points": len(grid),
-            "grid": list(grid[0].values),
+            "grid": list(grid[0].arguments),
             "versions": versions(),
             "source": source,
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _replacing(self.folder / "_study.json") as temporary:
-            temporary.write_text(json.dumps(about, indent=1))
+        _write(self.folder / "_study.json", json.dumps(about, indent=1).encode())
 
     def about(self) -> dict[str, Any]:
         """What `describe` wrote, or nothing where that cannot be read."""
@@ -88,24 +87,22 @@ class Store:
 
     def write(self, part: Part) -> None:
         """Keep a part. Raises ValueError for values that would not come back as they are, OSError where it cannot write."""
-        pa, _ = _parquet()
-        identity = uuid.uuid4().hex
         about: dict[str, Any] = {"names": part.names, "places": part.places, "rows": part.rows}
         if part.arrays:
-            about["arrays"] = f"part-{identity}.npz"
+            flat = {f"{name}/{title}": a for name, arrays in part.arrays.items() for title, a in arrays.items()}
+            np.savez(buffer := io.BytesIO(), **flat)  # type: ignore[arg-type]
+            about["arrays"] = _named(buffer.getvalue(), "npz")
         content = _encoded(part.frame, about)
-        back, _ = _decoded(pa.BufferReader(content))
+        back, _ = _decoded(content)
         for column, dtype in part.frame.dtypes.items():
             if back[column].dtype != dtype or not back[column].equals(part.frame[column]):
                 came = f"got {column!r} of dtype {dtype}, which would come back otherwise ({back[column].dtype})"
                 raise ValueError(f"a store's columns must hold numbers, texts or dates of one kind, {came}")
         if part.arrays:
-            flat = {f"{name}/{title}": a for name, arrays in part.arrays.items() for title, a in arrays.items()}
-            with _replacing(self.folder / about["arrays"]) as temporary, temporary.open("wb") as file:
-                np.savez(file, **flat)  # type: ignore[arg-type]
-        path = self.folder / f"part-{identity}.parquet"
-        with _replacing(path) as temporary:
-            temporary.write_bytes(content)
+            _write(self.folder / about["arrays"], buffer.getvalue())
+            part.arrays_file = str(self.folder / about["arrays"])
+        path = self.folder / _named(content, "parquet")
+        _write(path, content)
         part.frame, part.file = back, str(path)
         self._seen.add(path.name)
         self.names.update(part.names)
@@ -142,65 +139,74 @@ def arrays(
     chosen, wanted = choose(store, experiment), points(lambda **_: None, {k: [v] for k, v in point.items()})[0]
     for part in chosen.refresh():
         if wanted.name in part.names and part.arrays_file:
-            with np.load(part.arrays_file, allow_pickle=False) as kept:
+            with np.load(io.BytesIO(_content(Path(part.arrays_file))), allow_pickle=False) as kept:
                 start = f"{wanted.name}/"
-                return {title.removeprefix(start): kept[title] for title in kept if title.startswith(start)}
+                if found := {title.removeprefix(start): kept[title] for title in kept if title.startswith(start)}:
+                    return found
     raise ValueError(f"point must be one whose arrays are in {chosen.folder}, got {wanted}")
 
 
 def _encoded(frame: pd.DataFrame, about: dict[str, Any]) -> bytes:
-    """A Parquet file with checksums. Categories stand in the metadata, since a column stores only those that occur."""
+    """A Parquet file. What its columns cannot say stands in the metadata: categories that do not occur, units of time."""
     pa, pq = _parquet()
     kinds = {name: dtype for name, dtype in frame.dtypes.items() if isinstance(dtype, pd.CategoricalDtype)}
+    about = about | {
+        "categories": {name: [list(kind.categories), kind.ordered] for name, kind in kinds.items()},
+        "times": {name: str(dtype) for name, dtype in frame.dtypes.items() if dtype.kind in "mM"},
+    }
     try:
-        about = about | {"categories": {name: [list(kind.categories), kind.ordered] for name, kind in kinds.items()}}
         table = pa.Table.from_pandas(frame, preserve_index=False)
         text = json.dumps(about).encode()
     except (pa.ArrowException, TypeError) as error:
         raise ValueError(f"a store's columns must hold numbers, texts or dates of one kind, got {error}") from None
     buffer = pa.BufferOutputStream()
-    metadata = {**(table.schema.metadata or {}), b"kdlib": text}
-    pq.write_table(table.replace_schema_metadata(metadata), buffer, write_page_checksum=True)
+    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), b"kdlib": text}), buffer)
     return buffer.getvalue().to_pybytes()
 
 
-def _decoded(source: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The frame and what `write` says about it. Raises KeyError for a Parquet file that it did not write."""
-    _, pq = _parquet()
-    with pq.ParquetFile(source, page_checksum_verification=True) as file:
+def _decoded(content: bytes) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The frame and what `write` says about it."""
+    pa, pq = _parquet()
+    with pq.ParquetFile(pa.BufferReader(content)) as file:
         about = json.loads((file.schema_arrow.metadata or {})[b"kdlib"])
         frame = file.read().to_pandas()
     for name, (values, ordered) in about["categories"].items():
         frame[name] = pd.Categorical(frame[name], values, ordered)
-    return frame, about
+    return frame.astype(about["times"]), about
 
 
 def _read(path: Path) -> Part | None:
-    pa, _ = _parquet()
     try:
-        frame, about = _decoded(path)
-        names, places, rows = (list(about[name]) for name in ("names", "places", "rows"))
-        kept = str(path.with_suffix(".npz")) if "arrays" in about else ""
-        if not (len(names) == len(places) == len(rows) and sum(rows) == len(frame)):
-            raise ValueError("its list of points does not fit its rows")
-        if kept and not zipfile.is_zipfile(kept):
-            raise ValueError(f"its arrays in {kept} are missing or truncated")
-    except KeyError:
-        warnings.warn(f"{path} was not written by a study and is left out", stacklevel=4)
-    except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError) as error:
-        warnings.warn(f"{path} cannot be read and its points count as missing: {error}", stacklevel=4)
-    else:
-        return Part(names, places, rows, frame, file=str(path), arrays_file=kept)
-    return None
+        frame, about = _decoded(_content(path))
+        arrays = path.with_name(about["arrays"]) if "arrays" in about else None
+        if arrays is not None:
+            _content(arrays)
+    except (OSError, ValueError) as error:
+        warnings.warn(f"{path} counts as absent, and its points as missing: {error}", stacklevel=4)
+        return None
+    names, places, rows = (list(about[name]) for name in ("names", "places", "rows"))
+    return Part(names, places, rows, frame, file=str(path), arrays_file=str(arrays or ""))
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place at the end, or is gone after an error."""
+def _named(content: bytes, kind: str) -> str:
+    return f"part-{hashlib.blake2b(content, digest_size=16).hexdigest()}.{kind}"
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file. Raises ValueError where they are not those that were written under its name."""
+    content = path.read_bytes()
+    if path.name != _named(content, path.suffix[1:]):
+        raise ValueError(f"{path.name} ({len(content)} bytes) is damaged, or was not written by a study")
+    return content
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file in one go: whole, or not at all."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:

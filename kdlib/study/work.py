@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import sys
 import time
 import traceback
@@ -122,7 +123,8 @@ def without(part: Part, known: Collection[str]) -> Part:
     keep = [name not in known for name in part.names]
     if all(keep):
         return part
-    names, places, rows = ([x for x, k in zip(xs, keep, strict=True) if k] for xs in (part.names, part.places, part.rows))
+    kept = list(itertools.compress(zip(part.names, part.places, part.rows, strict=True), keep))
+    names, places, rows = ([entry[0] for entry in kept], [entry[1] for entry in kept], [entry[2] for entry in kept])
     arrays = {name: given for name, given in part.arrays.items() if name not in known}
     frame = part.frame[np.repeat(keep, part.rows)].reset_index(drop=True)
     return replace(part, names=names, places=places, rows=rows, frame=frame, arrays=arrays)
@@ -139,7 +141,7 @@ def _joined(parts: list[Part]) -> Part:
 
 
 def _result(experiment: Experiment, point: Point) -> Result:
-    made = experiment(**point.values)
+    made = experiment(**point.arguments)
     frame, arrays = made if isinstance(made, tuple) and len(made) == 2 else (made, {})
     if not isinstance(frame, pd.DataFrame):
         raise ValueError(f"the experiment must return a DataFrame, got {type(frame).__name__}")

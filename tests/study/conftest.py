@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -77,10 +78,8 @@ def script(tmp_path: Path) -> Iterator[Callable[..., Script]]:
 
     yield start
     for one in started:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(one.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         one.process.communicate()
 
 

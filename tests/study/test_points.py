@@ -24,21 +24,21 @@ def experiment(seed: int, power: int = 1) -> pd.DataFrame:
 
 
 def test_a_mapping_is_a_product_with_the_last_column_fastest() -> None:
-    made = [point.values for point in points(experiment, {"seed": range(2), "power": np.array([1, 3])})]
+    made = [point.arguments for point in points(experiment, {"seed": range(2), "power": np.array([1, 3])})]
     assert made == [{"seed": s, "power": p} for s in (0, 1) for p in (1, 3)]
     assert all(type(value) is int for values in made for value in values.values())
 
 
 def test_a_table_is_its_rows_in_order() -> None:
     grid = pd.DataFrame({"power": [2, 1, 1], "seed": [3, 5, 4]}, index=[7, 7, 0])
-    assert [point.values for point in points(experiment, grid)] == grid.to_dict("records")
+    assert [point.arguments for point in points(experiment, grid)] == grid.to_dict("records")
     assert [point.place for point in points(experiment, grid)] == [0, 1, 2]
 
 
 def test_a_single_value_and_a_text_stand_for_themselves() -> None:
     def named(seed: int, name: str) -> None: ...
 
-    assert [p.values for p in points(named, {"seed": [1, 2], "name": "KD"})] == [
+    assert [p.arguments for p in points(named, {"seed": [1, 2], "name": "KD"})] == [
         {"seed": 1, "name": "KD"},
         {"seed": 2, "name": "KD"},
     ]
@@ -97,16 +97,34 @@ DIFFERENT = [
     ("y = 1\ndef f(x): return x + y", "y = 2\ndef f(x): return x + y"),
     ("y = 1\ndef f(x): return [x + y for _ in 'ab']", "y = 2\ndef f(x): return [x + y for _ in 'ab']"),
     ("def g(): return 1\ndef f(x): return g()", "def g(): return 2\ndef f(x): return g()"),
-    ("def h(): return 1\ndef g(): return h()\ndef f(x): return g()", "def h(): return 2\ndef g(): return h()\ndef f(x): return g()"),
-    ("def m(y):\n def f(x): return x + y\n return f\nf = m(1)", "def m(y):\n def f(x): return x + y\n return f\nf = m(2)"),
+    (
+        "def h(): return 1\ndef g(): return h()\ndef f(x): return g()",
+        "def h(): return 2\ndef g(): return h()\ndef f(x): return g()",
+    ),
+    (
+        "def m(y):\n def f(x): return x + y\n return f\nf = m(1)",
+        "def m(y):\n def f(x): return x + y\n return f\nf = m(2)",
+    ),
     ("f = lambda x: 'a'", "f = lambda x: 'b'"),
     ("import functools\nf = functools.partial(pow, 2)", "import functools\nf = functools.partial(pow, 3)"),
-    ("class M:\n def go(s): return 1\ndef f(x): return M().go()", "class M:\n def go(s): return 2\ndef f(x): return M().go()"),
-    ("class B:\n a = 1\nclass M(B): pass\ndef f(x): return M().a", "class B:\n a = 2\nclass M(B): pass\ndef f(x): return M().a"),
+    (
+        "class M:\n def go(s): return 1\ndef f(x): return M().go()",
+        "class M:\n def go(s): return 2\ndef f(x): return M().go()",
+    ),
+    (
+        "class B:\n a = 1\nclass M(B): pass\ndef f(x): return M().a",
+        "class B:\n a = 2\nclass M(B): pass\ndef f(x): return M().a",
+    ),
     ("class M:\n def __init__(s, a): s.a = a\nf = M(1)", "class M:\n def __init__(s, a): s.a = a\nf = M(2)"),
     ("import torch\nt = torch.zeros(3)\ndef f(x): return t", "import torch\nt = torch.ones(3)\ndef f(x): return t"),
-    ("import functools\n@functools.cache\ndef g(): return 1\ndef f(x): return g()", "import functools\n@functools.cache\ndef g(): return 2\ndef f(x): return g()"),
-    ("def f(x):\n try: return 1\n except ValueError: return 2", "def f(x):\n try: return 1\n except KeyError: return 2"),
+    (
+        "import functools\n@functools.cache\ndef g(): return 1\ndef f(x): return g()",
+        "import functools\n@functools.cache\ndef g(): return 2\ndef f(x): return g()",
+    ),
+    (
+        "def f(x):\n try: return 1\n except ValueError: return 2",
+        "def f(x):\n try: return 1\n except KeyError: return 2",
+    ),
 ]
 
 
@@ -150,7 +168,11 @@ def test_a_view_is_its_content() -> None:
 
 def test_digests_do_not_depend_on_the_process() -> None:
     """Text is hashed with another salt in each, and a compiled file may share constants that fresh code does not."""
-    text = ALIKE[3][0] + "\n" + "class M:\n    def go(self): return {'x', 'y'}, self.go\ng = M()\ndef h(): return g, f('a'), h"
+    text = (
+        ALIKE[3][0]
+        + "\n"
+        + "class M:\n    def go(self): return {'x', 'y'}, self.go\ng = M()\ndef h(): return g, f('a'), h"
+    )
     script = f"{Path(__file__).read_text().split('ALIKE')[0]}\nprint(key(made({text!r}, 'h')))"
     found = {
         subprocess.run(

@@ -70,9 +70,11 @@ def expected() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def local_client() -> Any:
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
-        with distributed.Client(cluster) as client:
-            yield client
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -146,7 +148,9 @@ def test_what_is_no_tidy_frame_fails_by_name_and_the_others_are_kept(returned: A
     def experiment(seed: int) -> Any:
         return returned if seed == 2 else pd.DataFrame({"value": [seed]})
 
-    with pytest.raises(study.Incomplete, match=rf"1 of 4 points failed[\s\S]*seed=2: ValueError: .*{message}") as caught:
+    with pytest.raises(
+        study.Incomplete, match=rf"1 of 4 points failed[\s\S]*seed=2: ValueError: .*{message}"
+    ) as caught:
         study.run(experiment, {"seed": range(4)}, processes=1)
     assert caught.value.finished["value"].tolist() == [0, 1, 3]
 
@@ -176,7 +180,9 @@ def test_a_point_that_kills_its_process_is_named_and_the_others_are_kept() -> No
             os.kill(os.getpid(), signal.SIGKILL)
         return pd.DataFrame({"value": [seed]})
 
-    with pytest.raises(study.Incomplete, match=r"1 of 9 points failed[\s\S]*seed=5: the process that ran it died 2 times") as caught:
+    with pytest.raises(
+        study.Incomplete, match=r"1 of 9 points failed[\s\S]*seed=5: the process that ran it died 2 times"
+    ) as caught:
         study.run(experiment, {"seed": range(9)}, processes=2, attempts=2)
     assert caught.value.finished.seed.tolist() == [0, 1, 2, 3, 4, 6, 7, 8]
 
@@ -230,7 +236,9 @@ def test_an_interrupt_without_a_store_hands_over_what_is_finished(monkeypatch: p
 
 
 @pytest.mark.parametrize("jump", [3600.0, -3600.0])
-def test_a_clock_that_jumps_changes_nothing(jump: float, traced: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_clock_that_jumps_changes_nothing(
+    jump: float, traced: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A laptop that slept: the time of day jumps, and on some systems the steady clock goes on meanwhile."""
     experiment, clock, steady = traced(), time.time, time.perf_counter
     ahead = {"clock": 0.0, "steady": 0.0}
@@ -262,7 +270,9 @@ def test_results_of_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch) 
     from kdlib.study import pools
 
     monkeypatch.setattr(pools, "versions", lambda: {"torch": "0.0"})
-    with pytest.raises(study.Incomplete, match=r"must have the versions of this process, got .* 0\.0 here|torch .* 0\.0 here|None here"):
+    with pytest.raises(
+        study.Incomplete, match=r"must have the versions of this process, got .* 0\.0 here|torch .* 0\.0 here|None here"
+    ):
         study.run(lambda seed: pd.DataFrame({"value": [seed]}), {"seed": [1]}, processes=1)
 
 
@@ -284,7 +294,7 @@ def test_bad_arguments_are_named(given: dict[str, Any], message: str) -> None:
 
 def test_an_experiment_that_cannot_be_sent_is_named() -> None:
     lock = threading.Lock()
-    with pytest.raises(ValueError, match="experiment must hold only what can be sent to another process, got .*lock"):
+    with pytest.raises(ValueError, match=r"experiment must hold only what can be sent to another process, got .*lock"):
         study.run(lambda seed: lock, {"seed": [1]})
 
 
@@ -318,5 +328,7 @@ def test_a_bar_with_time_left_is_shown_in_a_terminal_and_not_in_a_file(tmp_path:
     assert "8/8" in shown
     assert "point/s" in shown or "s/point" in shown
     assert re.search(r"[1-7]/8 \[00:0\d<00:0\d", shown)  # time left
-    silent = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True, timeout=60)
+    silent = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, check=True, timeout=60
+    )
     assert silent.stderr == b""
