@@ -193,7 +193,7 @@ class Study:
                     self.queue.extendleft(reversed(rest))
         self._record(outcomes)
         if lost:
-            self._blame(lost, final=isinstance(pool, Cluster))
+            self._blame(lost, alone=suspect or len(done) == 1 == len(outcomes) + len(lost) + len(self.flying), pool=pool)
         if (lost or cut) and self.trouble is None:
             try:
                 pool.restart()
@@ -202,23 +202,22 @@ class Study:
         if any(outcome.interrupted for outcome in outcomes) and isinstance(pool, Here):
             raise KeyboardInterrupt
 
-    def _blame(self, lost: list[list[Point]], final: bool) -> None:
-        """Of chunks lost together each is run again alone; one that was lost alone is halved; a point is counted."""
-        if len(lost) > 1 and not final:
+    def _blame(self, lost: list[list[Point]], alone: bool, pool: Pool) -> None:
+        """Of chunks in flight with others each is run again alone; one that was lost alone is halved; a point is counted."""
+        if not alone:
             self.suspects.extend(lost)
             return
-        for chunk in lost:
-            if len(chunk) > 1:
-                half = len(chunk) // 2
-                self.suspects.extend([chunk[:half], chunk[half:]])
-                continue
-            (point,) = chunk
-            self.tries[point.name] += 1
-            if final or self.tries[point.name] >= self.attempts:
-                times = "as often as Dask allows" if final else f"{self.attempts} times"
-                self.failed[point.place] = f"the process that ran it died {times}", ""
-            else:
-                self.suspects.append(chunk)
+        (chunk,) = lost
+        if len(chunk) > 1:
+            self.suspects.extend([chunk[: len(chunk) // 2], chunk[len(chunk) // 2 :]])
+            return
+        self.tries[chunk[0].name] += 1
+        attempts = 1 if isinstance(pool, Cluster) else self.attempts  # Dask has tried as often as it is set to
+        if self.tries[chunk[0].name] < attempts:
+            self.suspects.append(chunk)
+            return
+        times = "as often as Dask allows" if isinstance(pool, Cluster) else f"{attempts} times"
+        self.failed[chunk[0].place] = f"the process that ran it died {times}", ""
 
     def _record(self, outcomes: list[Outcome]) -> None:
         good = []
