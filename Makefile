@@ -4,10 +4,13 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+LOWEST ?= python3.11
+NEWEST ?= python3.14
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help book check test lab bench lint fix lock clean
+
+.PHONY: help book check test lowest newest lab bench mutants lint fix lock clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do printf '  make %-7s %s\n' "$$name" "$$text"; done
@@ -21,11 +24,29 @@ check: book ## judge the built book: budgets, errors, claims, alt text, outside 
 test: lint book ## everything CI runs that needs no system package; says what it skipped
 	@$(RUN) -m pytest
 
+# Unit tests alone, in an environment of their own. Old packages warn of each other, so warnings are no errors here.
+UNIT = -m pytest -o filterwarnings=default tests --ignore=tests/book --ignore=tests/browser --ignore=tests/benchmarks
+OLDEST = import tomllib; print(*(line.replace(">=", "==") for line in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]), sep="\n")
+
+lowest: ## the unit tests with the oldest versions that pyproject.toml allows (LOWEST=python3.11)
+	@$(LOWEST) -m venv --clear _build/lowest
+	@$(LOWEST) -c '$(OLDEST)' > _build/lowest/oldest.txt
+	@_build/lowest/bin/python -m pip install --quiet -c _build/lowest/oldest.txt -e '.[test]'
+	@_build/lowest/bin/python $(UNIT)
+
+newest: ## the unit tests with the newest of everything, on the newest Python that PyTorch supports (NEWEST=python3.14)
+	@$(NEWEST) -m venv --clear _build/newest
+	@_build/newest/bin/python -m pip install --quiet -e '.[test]'
+	@_build/newest/bin/python $(UNIT)
+
 lab: $(READY) ## open JupyterLab on the chapters
 	@$(RUN) -m book.tools lab
 
 bench: $(READY) ## measure the fleet against ordinary training
 	@$(RUN) -m pytest tests/benchmarks --benchmark-enable --benchmark-only
+
+mutants: $(READY) ## plant small slips in losses, levels and claims, and count those that a test notices
+	@$(RUN) tests/mutants.py
 
 lint: $(READY) ## formatting, style and types of the code and of the chapters' cells
 	@$(RUN) -m ruff check .

@@ -16,6 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from kdlib import _rc
+
+#: The one colour of each meaning; all stand out on light and dark pages, also for colour-blind readers.
 COLOURS = {
     "hard": "#8c8c8c",
     "universe": "#1f78d1",
@@ -24,7 +27,9 @@ COLOURS = {
     "shape": "#c0408c",
     "teacher": "#b8860b",
 }
+#: Markers by meaning, for matplotlib.
 MARKERS = {"hard": "o", "universe": "s", "domain": "^", "confidence": "D", "shape": "X", "teacher": "*"}
+#: Dashes by meaning, for seaborn.
 DASHES: dict[str, Any] = {
     "hard": "",
     "universe": (4, 2),
@@ -33,12 +38,18 @@ DASHES: dict[str, Any] = {
     "shape": (1, 1.5),
     "teacher": (8, 2),
 }
-INK = "#7d7d7d"  # axes and text: over 4:1 on white and on the dark page, so one file serves both
-FULL, HALF = (6.2, 3.6), (3.4, 2.9)  # inches; text stays legible when a full figure is scaled to a phone
+#: Colour of axes and text: over 4:1 on white and on the dark page, so one file serves both.
+INK = "#7d7d7d"
+#: Sizes of figures in inches; text stays legible when a full figure is scaled to a phone.
+FULL, HALF = (6.2, 3.6), (3.4, 2.9)
 
 
 def use() -> None:
-    """Set the book's theme for all figures of this session: transparent, mid-tone axes, text of the caption's size."""
+    """Set the book's theme for all figures of this session: transparent, mid-tone axes, text of the caption's size.
+
+    It starts from matplotlib's own defaults: neither a matplotlibrc file nor what was set before leaves a trace.
+    """
+    plt.style.use("default")
     sns.set_theme(
         style="ticks",
         rc={
@@ -49,7 +60,7 @@ def use() -> None:
             "savefig.facecolor": "none",
             "savefig.transparent": True,
             "svg.fonttype": "none",
-            "svg.hashsalt": "kdlib",
+            "svg.hashsalt": _rc.SALT,
             "font.family": "sans-serif",
             "font.sans-serif": ["DejaVu Sans"],  # always there; a page falls back to the reader's own sans-serif
             "font.size": 12,
@@ -143,7 +154,7 @@ def _look(line: Line2D) -> tuple[str, Any, Any]:
 def to_svg(figure: Figure) -> str:
     """The figure as an SVG text, reproducible byte for byte, text kept as text; closes the figure."""
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kdlib"}):
+    with _rc.settings({"svg.fonttype": "none", "svg.hashsalt": _rc.SALT}):
         figure.savefig(
             buffer,
             format="svg",

@@ -1,7 +1,10 @@
 """Thirteen public bugs, each planted in a copy of the loss or the loop: a named check must catch it."""
 
+import ast
+import importlib.util
 import inspect
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ import kdlib
 from kdlib import losses
 from kdlib.levels import museum
 from kdlib.levels.checks import minds_the_classes
+from kdlib.losses import kd
 
 NUMBERS = [exhibit.number for exhibit in museum.EXHIBITS]
 LOSS_BUGS = [exhibit.number for exhibit in museum.EXHIBITS if exhibit.of == "loss"]
@@ -41,16 +45,13 @@ SLIPS = {
     3: ("temperature**2 if t_squared else 1.0", "1.0"),
     4: ("_kl(log_p, log_q)", "_kl(log_p, log_q) / log_p.shape[-1]"),
     6: ("if t_squared else", "if not t_squared else"),
-    8: ('_scaled(student_logits, temperature, "student_logits")', '_scaled(student_logits, 1.0, "student_logits")'),
-    10: ("log_p = torch", "student_logits = student_logits.bfloat16().to(student_logits)\n    log_p = torch"),
-    11: (
-        'log_softmax(_scaled(student_logits, temperature, "student_logits"), dim=-1)',
-        'softmax(_scaled(student_logits, temperature, "student_logits"), dim=-1).log()',
-    ),
+    8: ("_over(z, temperature)", "_over(z, 1.0)"),
+    10: ("    log_p = ", "    z = z.bfloat16().to(z)\n    log_p = "),
+    11: ("log_softmax(_over(z, temperature), dim=-1)", "softmax(_over(z, temperature), dim=-1).log()"),
     12: (
-        '_same_examples("teacher_logits"',
-        "teacher_logits = F.pad(teacher_logits, (0, student_logits.shape[-1] - teacher_logits.shape[-1]))\n"
-        '    _same_examples("teacher_logits"',
+        "    z, v, labels",
+        "    teacher_logits = torch.nn.functional.pad(\n"
+        "        teacher_logits, (0, student_logits.shape[-1] - teacher_logits.shape[-1])\n    )\n    z, v, labels",
     ),
 }
 
@@ -58,8 +59,8 @@ SLIPS = {
 def slipped(number):
     source, (old, new) = inspect.getsource(losses.kd_loss), SLIPS[number]
     assert source.count(old) == 1
-    namespace = dict(vars(losses))
-    exec(compile(source.replace(old, new), f"kd_loss with bug {number}", "exec"), namespace)
+    namespace = dict(vars(kd))
+    exec(compile("from __future__ import annotations\n" + source.replace(old, new), f"bug {number}", "exec"), namespace)
     return namespace["kd_loss"]
 
 
@@ -108,3 +109,20 @@ def test_library_metrics_and_losses_are_one_normalisation():
     fleet = kdlib.train(task, kdlib.Recipe.hard(), seeds=1, hidden=(8,), epochs=2)
     loss = losses.cross_entropy(fleet.predict(x), y).mean()
     assert fleet.evaluate(task)["nll"][0] == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_every_slip_of_the_mutation_run_is_another_program_that_compiles():
+    path = Path(__file__).with_name("mutants.py")
+    spec = importlib.util.spec_from_file_location("mutants", path)
+    mutants = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mutants)
+    assert "kdlib.losses.kd" in mutants.TESTS and "kdlib.claims" in mutants.TESTS
+    for module, tests in mutants.TESTS.items():
+        assert all((mutants.ROOT / test).is_file() for test in tests)
+        source = (mutants.ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+        count = len(list(mutants.places(ast.parse(source))))
+        assert count > 15
+        for number in range(0, count, 10):
+            tree, words = mutants.slipped((module, number))
+            assert ast.unparse(tree) != ast.unparse(ast.parse(source)), words
+            compile(ast.fix_missing_locations(tree), "slip", "exec")

@@ -142,9 +142,7 @@ class TestLabelEnds:
 
     @staticmethod
     def check(ax: Axes, ends: dict[str, float]) -> None:
-        figure = ax.get_figure(root=True)
-        assert figure is not None
-        figure.canvas.draw()
+        ax.figure.canvas.draw()
         assert ax.get_legend() is None
         assert sorted(t.get_text() for t in ax.texts) == sorted(ends)
         boxes = {t.get_text(): t.get_window_extent() for t in ax.texts}

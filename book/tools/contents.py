@@ -1,7 +1,5 @@
 """Which pages the book has, which of them are chapters, and where their files are."""
 
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +8,8 @@ from typing import Any
 import jupytext
 import nbformat
 import yaml
+
+from kdlib import _files
 
 LEDGER = "claims.yml"
 BOOK_FILES = ("_toc.yml", LEDGER)  # in book/; a chapter whose code names one is made from it and runs again with it
@@ -93,7 +93,4 @@ def files_under(folder: Path) -> list[Path]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write beside the target, then rename: a reader sees the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf8", dir=path.parent, suffix=".tmp", delete=False) as file:
-        file.write(text)
-    os.replace(file.name, path)
+    _files.write_text(path, text)

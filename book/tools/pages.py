@@ -64,12 +64,14 @@ def fill_cache(root: Path, executed: dict[str, nbformat.NotebookNode]) -> None:
 
 def site_key(root: Path) -> str:
     """Changes when anything that the pages are made from changes."""
-    sources = [path for path in contents.files_under(root / "book") if "tools" not in path.relative_to(root).parts]
+    folders = (root / "book", root / "kdlib")  # docstrings are a page too
+    files = [path for folder in folders for path in contents.files_under(folder)]
+    sources = [path for path in files if "tools" not in path.relative_to(root).parts]
     notebooks = [chapter.executed(root, "page") for chapter in contents.chapters(root)]
     tools = [
         path
         for path in contents.files_under(root / "book" / "tools")
-        if path.name in ("pages.py", "contents.py", "keys.py")
+        if path.name in ("pages.py", "contents.py", "keys.py", "docstrings.py")
     ]
     rest = [root / "_config.yml", root / "constraints.txt"]
     return keys.digest(root, [*sources, *notebooks, *tools, *rest], platform.python_version())
@@ -96,7 +98,9 @@ def build(root: Path) -> bool:
     shutil.rmtree(root / "_build" / ".doctrees", ignore_errors=True)
     fill_cache(root, execute.load_executed(root, "page"))
     log = root / "_build" / "book.log"
-    program = "from jupyter_book.cli.main import main; main()"
+    # the checkout of these tools comes first: its own extension and kdlib, whichever are installed or in the folder
+    own = str(Path(__file__).parents[2])
+    program = f"import sys; sys.path.insert(0, {own!r}); from jupyter_book.cli.main import main; main()"
     options = ["build", "book", "--config", "_config.yml", "--path-output", ".", "-W", "-n", "--keep-going"]
     with log.open("w") as stream:
         command = [sys.executable, "-c", program, *options]

@@ -1,9 +1,14 @@
 """Data sets as `Task`s: synthetic worlds with known answers, and real images."""
 
-from kdlib.data.images import available, cifar10, cifar100, digits, fashion_mnist
-from kdlib.data.shipped import shipped
+from typing import TYPE_CHECKING
+
+from kdlib import _lazy
+from kdlib.data.shipped import shipped  # here at once: the module has the function's name and would take its place
 from kdlib.data.task import Task
 from kdlib.data.worlds import STUDENT, TEACHER, world
+
+if TYPE_CHECKING:
+    from kdlib.data.images import available, cifar10, cifar100, digits, fashion_mnist
 
 __all__ = [
     "STUDENT",
@@ -17,3 +22,14 @@ __all__ = [
     "shipped",
     "world",
 ]
+
+_TABLE = {
+    "available": "kdlib.data.images",
+    "cifar10": "kdlib.data.images",
+    "cifar100": "kdlib.data.images",
+    "digits": "kdlib.data.images",
+    "fashion_mnist": "kdlib.data.images",
+}
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = _lazy.attach(__name__, _TABLE)

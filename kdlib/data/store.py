@@ -11,7 +11,6 @@ import os
 import re
 import sys
 import tarfile
-import uuid
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pooch
 
+from kdlib import _files
 from kdlib.data import decode
 from kdlib.data.decode import Arrays
 
@@ -224,20 +224,10 @@ def _cached(key: str, read: Callable[[], Arrays]) -> Arrays:
     with suppress(Exception), path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         return dict(stored)
     arrays = read()
-    with suppress(OSError):  # a full disk or a read-only home costs time, not the data
-        _save(path, arrays)
+    # a full disk or a read-only home costs time, not the data
+    with suppress(OSError), _files.replacing(path) as part, part.open("wb") as out:
+        np.savez(out, **arrays)  # type: ignore[arg-type]
     return arrays
-
-
-def _save(path: Path, arrays: Arrays) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")  # its own name: two processes may save at once
-    try:
-        with part.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _downloads() -> Path:

@@ -1,37 +1,35 @@
-"""An Explorer's life in a notebook: ipywidgets, and the training of settings outside the grid."""
+"""A figure's life in a notebook: ipywidgets, and the training of settings outside the grid."""
 
 from __future__ import annotations
 
 import asyncio
 import html as markup
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets
 
-from kdlib.explore import page as explore_page
-
-if TYPE_CHECKING:
-    from kdlib.explore import Explorer, Frame
+from kdlib.explore.frame import Frame, Sweep
+from kdlib.explore.page import asset, table
 
 
 class Live:
-    """The widgets of one Explorer. `box` is the one to display, `controls` the inputs by name, `frame` what is shown.
+    """The widgets of one figure. `box` is the one to display, `controls` the inputs by name, `frame` what is shown.
 
     Sliders use plain `observe` callbacks: an error in one reaches the caller and is never caught in an Output widget. Errors
     in training are shown under the figure and raised by `train`; a button, whose callbacks ipywidgets guards, logs them.
     """
 
-    def __init__(self, explorer: Explorer) -> None:
-        self.explorer = explorer
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
         wrap = ipywidgets.Layout(flex_flow="row wrap")
         style = {"description_width": "auto"}
         self.controls: dict[str, Any] = {}
-        for name, control in explorer.controls.items():
+        for name, control in sweep.controls.items():
             kind = ipywidgets.SelectionSlider if control.numeric else ipywidgets.Dropdown
             self.controls[name] = kind(
                 options=list(zip(control.texts, control.options, strict=True)),
-                value=explorer.start[name],
+                value=sweep.start[name],
                 description=control.label or name,
                 style=style,
                 layout=ipywidgets.Layout(width="22rem"),
@@ -40,12 +38,12 @@ class Live:
         self.picture, self.sentence, self.table = (ipywidgets.HTML() for _ in range(3))
         # not a details element like the page's, which would close at every move
         folded = ipywidgets.Accordion([self.table], titles=["Data behind the figure"])
-        caption = f"<p>{markup.escape(explorer.caption)}</p>" if explorer.caption else ""
-        words = ipywidgets.HTML(f"<style>{explore_page.asset('explore.css')}</style>{caption}")
+        caption = f"<p>{markup.escape(sweep.caption)}</p>" if sweep.caption else ""
+        words = ipywidgets.HTML(f"<style>{asset('explore.css')}</style>{caption}")
 
         self.numbers = {
-            name: ipywidgets.FloatText(explorer.start[name], description=control.label or name, style=style)
-            for name, control in explorer.controls.items()
+            name: ipywidgets.FloatText(sweep.start[name], description=control.label or name, style=style)
+            for name, control in sweep.controls.items()
             if control.numeric
         }
         self.train_button = ipywidgets.Button(description="Train this setting")
@@ -64,11 +62,11 @@ class Live:
 
         inputs = ipywidgets.HBox(list(self.controls.values()), layout=wrap)
         parts = [self.picture, inputs, self.sentence, words]
-        parts += [folded] if explorer.table is not None else []
-        parts += training if explorer.retrain else []
+        parts += [folded] if sweep.table is not None else []
+        parts += training if sweep.retrain else []
         self.box = ipywidgets.VBox(parts)
         self.box.add_class("kdx")
-        self.show(explorer.frame(explorer.start))
+        self.show(sweep.frame(sweep.start))
 
     @property
     def state(self) -> dict[str, Any]:
@@ -81,19 +79,19 @@ class Live:
         alt, source = markup.escape(frame.sentence), markup.escape(frame.source)
         self.picture.value = f'<img alt="{alt}" src="{source}" style="max-width: 100%">'
         self.sentence.value = f'<p role="status">{alt}</p>'
-        self.table.value = explore_page.table(frame)
+        self.table.value = table(frame)
 
     async def train(self) -> None:
         """Train the setting in the number fields until done or stopped, then show it. An error is shown and raised."""
-        assert self.explorer.retrain is not None
+        assert self.sweep.retrain is not None
         state = self.state | {name: self._number(name) for name in self.numbers}
-        words = self.explorer.words(state)
+        words = self.sweep.words(state)
         self._stopped, self.progress.value = False, 0.0
         self.train_button.disabled, self.stop_button.disabled = True, False
         self._say(f"Training {words}.")
         steps = None
         try:
-            steps = self.explorer.retrain(**state)
+            steps = self.sweep.retrain(**state)
             if not isinstance(steps, Generator):
                 raise ValueError(f"retrain must be a generator function, got one that returns {type(steps).__name__}")
             done, value = False, None
@@ -102,7 +100,7 @@ class Live:
                 done, value = await asyncio.to_thread(_advance, steps)
                 self.progress.value = 1.0 if done else _fraction(value)
             if done:
-                self.show(self.explorer.render(state, value))
+                self.show(self.sweep.render(state, value))
                 self._say(f"Shown: {words}, trained just now. Any control leads back to the settings above.")
             else:
                 self._say(f"Stopped before {words} was ready.")
@@ -116,7 +114,7 @@ class Live:
 
     def _moved(self, _change: Any) -> None:
         self.message.value = ""
-        self.show(self.explorer.frame(self.state))
+        self.show(self.sweep.frame(self.state))
 
     def _press_train(self, _button: Any) -> None:
         try:
@@ -132,7 +130,7 @@ class Live:
     def _number(self, name: str) -> float | int:
         """A number field's value, whole where all options of its control are."""
         value = float(self.numbers[name].value)
-        whole = all(isinstance(option, int) for option in self.explorer.controls[name].options)
+        whole = all(isinstance(option, int) for option in self.sweep.controls[name].options)
         return int(value) if whole and value.is_integer() else value
 
     def _say(self, text: str, role: str = "status") -> None:

@@ -1,4 +1,4 @@
-"""An Explorer's life in a rendered page: native inputs over frames drawn ahead; works from a file, offline and printed."""
+"""A figure's life in a rendered page: native inputs over frames drawn ahead; works from a file, offline and printed."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ import html as markup
 import json
 import re
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from kdlib.explore.figure import Explorer, Frame
+from kdlib.explore.frame import Frame, Sweep
 
 
-def html(explorer: Explorer) -> str:
+def html(sweep: Sweep) -> str:
     """The whole figure as one string of HTML: the first state as plain elements, all states for the script."""
-    first, name = explorer.frame(explorer.start), figure_id(explorer)
+    first, name = sweep.frame(sweep.start), figure_id(sweep)
     width, height = (round(float(x) / 0.75) for x in re.findall(r'(?:width|height)="([\d.]+)pt"', first.svg)[:2])
-    controls = "".join(_control(explorer, i, control) for i, control in enumerate(explorer.controls))
-    note = "Other settings can be trained in JupyterLab." if explorer.retrain else ""
-    caption = " ".join(filter(None, [markup.escape(explorer.caption), note]))
+    controls = "".join(_control(sweep, i, control) for i, control in enumerate(sweep.controls))
+    note = "Other settings can be trained in JupyterLab." if sweep.retrain else ""
+    caption = " ".join(filter(None, [markup.escape(sweep.caption), note]))
     # `</` and `<!` would end or swallow the script element; JSON has another spelling for both.
-    frames = json.dumps(data(explorer), ensure_ascii=False, separators=(",", ":"))
+    frames = json.dumps(data(sweep), ensure_ascii=False, separators=(",", ":"))
     frames = frames.replace("</", "<\\/").replace("<!", "\\u003c!")
     parts = [
         f'<figure class="kdx" id="{name}" style="max-width: {width}px">',
@@ -39,25 +38,25 @@ def html(explorer: Explorer) -> str:
     return "\n".join(filter(None, parts))
 
 
-def figure_id(explorer: Explorer) -> str:
+def figure_id(sweep: Sweep) -> str:
     """The figure's name in the page and its address: from what it is about, not from its numbers, so that links last."""
-    controls = [(name, control.label, control.texts) for name, control in explorer.controls.items()]
-    about = json.dumps([explorer.caption, getattr(explorer.draw, "__qualname__", ""), controls])
+    controls = [(name, control.label, control.texts) for name, control in sweep.controls.items()]
+    about = json.dumps([sweep.caption, getattr(sweep.draw, "__qualname__", ""), controls])
     return "kdx-" + hashlib.sha256(about.encode()).hexdigest()[:8]
 
 
-def data(explorer: Explorer) -> dict[str, Any]:
+def data(sweep: Sweep) -> dict[str, Any]:
     """What the script reads: controls, the first state's indices, every frame, and every different table once."""
     tables: list[dict[str, Any]] = []
     frames = []
-    for frame in explorer.frames:
+    for frame in sweep.frames:
         if frame.table is not None and frame.table not in tables:
             tables.append(frame.table)
         at = None if frame.table is None else tables.index(frame.table)
         frames.append({"state": frame.state, "sentence": frame.sentence, "svg": frame.svg, "table": at})
     return {
-        "controls": [{"name": name, "texts": control.texts} for name, control in explorer.controls.items()],
-        "start": [list(control.options).index(explorer.start[name]) for name, control in explorer.controls.items()],
+        "controls": [{"name": name, "texts": control.texts} for name, control in sweep.controls.items()],
+        "start": [list(control.options).index(sweep.start[name]) for name, control in sweep.controls.items()],
         "frames": frames,
         "tables": tables,
     }
@@ -82,10 +81,10 @@ def table(frame: Frame) -> str:
     )
 
 
-def _control(explorer: Explorer, i: int, name: str) -> str:
+def _control(sweep: Sweep, i: int, name: str) -> str:
     """One labelled input; its value is the index of the option."""
-    control, ticks = explorer.controls[name], f"{figure_id(explorer)}-{i}"
-    at = list(control.options).index(explorer.start[name])
+    control, ticks = sweep.controls[name], f"{figure_id(sweep)}-{i}"
+    at = list(control.options).index(sweep.start[name])
     texts = [markup.escape(text) for text in control.texts]
     label = f'<span class="kdx-name">{markup.escape(control.label or name)}</span>'
     if not control.numeric:

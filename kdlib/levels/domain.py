@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 import torch
@@ -43,7 +43,7 @@ def similarity_targets(class_weights: Tensor, labels: Tensor, temperature: float
     """
     k = _weights(class_weights).shape[0]
     _check.labels("labels", labels, k)
-    _check.temperature(temperature)
+    _check.temperature(_check.number("temperature", temperature))
     rows = F.normalize(class_weights, dim=1)
     return torch.softmax(rows @ rows.T / temperature, dim=1)[labels]
 
@@ -130,10 +130,11 @@ def free_feature_model(
         _check.positive_int(value, name)
     if not mu >= 0 or not lr > 0:
         raise ValueError(f"mu must not be negative and lr must be positive, got {mu} and {lr}")
-    seeds = [seed] * len(targets) if isinstance(seed, int) else list(seed)
+    seeds = list(seed) if isinstance(seed, Iterable) else [seed] * len(targets)
     if len(seeds) != len(targets):
         raise ValueError(f"seed must be one number or one for each of the {len(targets)} tables, got {len(seeds)}")
-    starts = [torch.randn(2, k, width, generator=_seeds.stream(s, "free features")) for s in seeds]
+    draws = [_seeds.stream(s, "free features") for s in seeds]
+    starts = [torch.randn(2, k, width, generator=g, dtype=torch.float32, device="cpu") for g in draws]
     both = (
         torch.stack(starts, dim=1).to(targets).div_(width**0.5).requires_grad_()
     )  # (2, F, K, width): weights, features
@@ -163,9 +164,9 @@ def stationary_logits(
     """
     n, k = _check.shape("teacher_logits", _check.finite("teacher_logits", teacher_logits), (None, None)).shape
     _check.labels("labels", labels, k, n)
-    if not 0 < alpha <= 1:
+    if not 0 < _check.number("alpha", alpha) <= 1:
         raise ValueError(f"alpha must lie in (0, 1], got {alpha}")
-    _check.temperature(temperature)
+    _check.temperature(_check.number("temperature", temperature))
     v = teacher_logits.double()
     one_hot = F.one_hot(labels, k).double()
     soft = alpha * (temperature if t_squared else 1 / temperature)
@@ -178,7 +179,7 @@ def stationary_logits(
 
     # Exact for alpha = 1 and for T = 1; in between the better of the two.
     starts = torch.stack([v, torch.log((1 - alpha) * one_hot + alpha * torch.softmax(v, dim=1))])  # (2, N, K)
-    z = starts[gradient(starts).norm(dim=-1).argmin(0), torch.arange(n)]
+    z = starts[gradient(starts).norm(dim=-1).argmin(0), torch.arange(n, device=v.device)]
     for _ in range(200):
         g = gradient(z)  # (N, K)
         if g.abs().max() < 1e-14 * max(1.0, soft):
@@ -188,7 +189,7 @@ def stationary_logits(
         step = torch.linalg.solve(hessian, g)
         trials = z - halvings * step  # (12, N, K): a full step, a half, a quarter, ...
         best = gradient(trials).norm(dim=-1).argmin(0)
-        z = trials[best, torch.arange(n)]
+        z = trials[best, torch.arange(n, device=v.device)]
     residual = float(gradient(z).abs().max())
     if residual > 1e-12 * max(1.0, soft):
         raise RuntimeError(f"the stationary point was not reached: a gradient of {residual:.1e} is left")
@@ -215,8 +216,10 @@ def order_agreement(scores: Tensor, teacher_logits: Tensor, labels: Tensor) -> T
     """Rank correlation between scores and teacher over each example's wrong classes: (..., N), from -1 to 1.
 
     Spearman's, for scores (..., N, K), which may be a student's logits or minus its `template_distances`, teacher_logits
-    (N, K) and labels (N,); classes with equal scores are ordered by number. 1 for every example is what the ordering of
-    wrong classes at a stationary point promises. Raises ValueError for shapes that do not match or fewer than 3 classes.
+    (N, K) and labels (N,); equal scores share their mean rank, and where all are equal on one side there is no order to agree
+    with: 0. 1 for every example is what the ordering of wrong classes at a stationary point promises.
+
+    Raises ValueError for shapes that do not match, NaN or fewer than 3 classes.
     """
     n, k = _check.shape("teacher_logits", teacher_logits, (None, None)).shape
     if scores.dim() < 2 or tuple(scores.shape[-2:]) != (n, k):
@@ -224,9 +227,20 @@ def order_agreement(scores: Tensor, teacher_logits: Tensor, labels: Tensor) -> T
     _check.labels("labels", labels, k, n)
     if k < 3:
         raise ValueError(f"teacher_logits must have at least 3 classes, for two wrong ones, got {k}")
-    ranks = [without_true_class(t, labels).argsort(-1).argsort(-1).double() for t in (scores, teacher_logits)]
-    one, other = (r - (k - 2) / 2 for r in ranks)  # ranks 0..k-2, centred
-    return (one * other).sum(-1) / other.square().sum(-1)
+    for name, value in (("scores", scores), ("teacher_logits", teacher_logits)):
+        if value.isnan().any():
+            raise ValueError(f"{name} must be numbers, got {int(value.isnan().sum())} NaN of {value.numel()}")
+    one, other = (_ranks(without_true_class(t, labels)) - (k - 2) / 2 for t in (scores, teacher_logits))  # centred
+    spread = one.square().sum(-1) * other.square().sum(-1)
+    return (one * other).sum(-1) / spread.sqrt().masked_fill(spread == 0, 1)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Ranks 0, 1, ... along the last axis, float64; equal values share the mean of theirs."""
+    values = values.contiguous()
+    ordered, _ = values.sort(-1)
+    ends = [torch.searchsorted(ordered, values, right=right).double() for right in (False, True)]
+    return (ends[0] + ends[1] - 1) / 2
 
 
 def _covariance(q: Tensor) -> Tensor:

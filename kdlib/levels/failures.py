@@ -90,7 +90,7 @@ def virtual_teacher(labels: Tensor, num_classes: int, confidence: float = 0.99) 
     Level 1 alone: label smoothing with epsilon = (1 - confidence) K / (K - 1). Raises ValueError for a confidence outside
     [0, 1], fewer than 2 classes or labels out of range. Source: Yuan et al. 2020 (Tf-KD).
     """
-    _check.fraction(confidence, "confidence")
+    _check.fraction(_check.number("confidence", confidence), "confidence")
     _check.labels("labels", labels, _check.positive_int(num_classes, "num_classes"))
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")

@@ -8,18 +8,20 @@ from torch import Tensor
 
 from kdlib import _check
 from kdlib.losses import true_class_odds
+from kdlib.losses.kd import _over, _prepared
 
 
 def gradient_rescaling(
     student_logits: Tensor,
     teacher_logits: Tensor,
     labels: Tensor,
-    temperature: float = 4.0,
-    alpha: float = 0.9,
+    temperature: float | Tensor = 4.0,
+    alpha: float | Tensor = 0.9,
     t_squared: bool = True,
 ) -> Tensor:
-    """The factor w by which distillation rescales an example's gradient: (..., N), for logits (..., N, K), labels (N,).
+    """The factor w by which distillation rescales an example's gradient: (..., N), for logits (..., N, K), labels (..., N).
 
+    `temperature` and `alpha` broadcast to (..., N), such as (F, 1) for one value per student.
     w = (1 - alpha) + alpha T (p_T,t - q_T,t) / (1 - q_t), with alpha / T for `t_squared=False`. It is the ratio of the
     distillation gradient to the hard-label gradient at the true logit, and the same for the sum over the wrong logits: an
     identity, for any student and teacher. Below 0 the student is pushed away from its label, which at T = 1 happens once
@@ -32,22 +34,18 @@ def gradient_rescaling(
     >>> gradient_rescaling(z, v, torch.tensor([0]), temperature=1.0, alpha=1.0)
     tensor([0.9051])
     """
-    for name, value in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
-        _check.floating(name, value)
-    if student_logits.dim() < 2 or teacher_logits.shape[-2:] != student_logits.shape[-2:]:
-        raise ValueError(
-            f"teacher_logits must end in the same (N, K) as student_logits {tuple(student_logits.shape)}, "
-            f"got {tuple(teacher_logits.shape)}"
-        )
-    _check.temperature(temperature)
-    _check.fraction(alpha, "alpha")
-    teacher = true_class_odds(teacher_logits / temperature, labels)  # log(p_t / (1 - p_t)), (..., N)
-    student = true_class_odds(student_logits / temperature, labels)
+    z, v, y, temperature, alpha = _prepared(student_logits, teacher_logits, labels, temperature, alpha, None)
+    if y is None or y.is_floating_point():
+        raise ValueError(f"labels must be classes {tuple(z.shape[:-1])} int64, got {'None' if y is None else y.dtype}")
+    v, z = torch.broadcast_tensors(v, z)
+    teacher = true_class_odds(_over(v, temperature), y)  # log(p_t / (1 - p_t)), (..., N)
+    student = true_class_odds(_over(z, temperature), y)
     # p - q for odds a > b is sigmoid(a) sigmoid(-b) (1 - e^(b - a)): no difference of numbers near 1 is ever taken.
     high, low = torch.maximum(teacher, student), torch.minimum(teacher, student)
-    log_gap = F.logsigmoid(high) + F.logsigmoid(-low) + torch.log(-torch.expm1(low - high))
-    log_error = F.logsigmoid(-true_class_odds(student_logits, labels))  # log(1 - q_t)
-    ratio = torch.sign(teacher - student) * torch.exp(log_gap - log_error)
+    same = high == low  # also of a class that both rule out
+    log_gap = F.logsigmoid(high) + F.logsigmoid(-low) + torch.log(-torch.expm1((low - high).masked_fill(same, -1)))
+    log_error = F.logsigmoid(-true_class_odds(z, y))  # log(1 - q_t)
+    ratio = (torch.sign(teacher - student) * torch.exp(log_gap - log_error)).masked_fill(same, 0)
     return (1 - alpha) + alpha * (temperature if t_squared else 1 / temperature) * ratio
 
 

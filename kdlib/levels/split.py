@@ -153,8 +153,8 @@ def shapley(frame: pd.DataFrame, value: str = "accuracy") -> pd.DataFrame:
 def topk_targets(probs: Tensor, k: int) -> Tensor:
     """KD-topk: each row's k largest probabilities stay, the rest of the mass is spread evenly; (N, K) for probs (N, K).
 
-    Raises ValueError for rows that are no distributions or k outside 1..K. Source: Tang et al. 2020; that the rest is spread
-    evenly (and not dropped) is our reading.
+    Of equal ones the first are taken. Raises ValueError for rows that are no distributions or k outside 1..K.
+    Source: Tang et al. 2020; that the rest is spread evenly (and not dropped) is our reading.
 
     >>> topk_targets(torch.tensor([[0.6, 0.3, 0.1, 0.0]]), k=2)
     tensor([[0.6000, 0.3000, 0.0500, 0.0500]])
@@ -162,7 +162,8 @@ def topk_targets(probs: Tensor, k: int) -> Tensor:
     classes = _check.probabilities("probs", probs).shape[1]
     if _check.positive_int(k, "k") > classes:
         raise ValueError(f"k must be at most the number of classes, {classes}, got {k}")
-    top = torch.zeros_like(probs, dtype=torch.bool).scatter_(1, probs.topk(k, dim=1).indices, True)
+    largest = probs.argsort(dim=1, descending=True, stable=True)[:, :k]
+    top = torch.zeros_like(probs, dtype=torch.bool).scatter_(1, largest, True)
     rest = torch.where(top, 0, probs).sum(1, keepdim=True) / max(classes - k, 1)
     return torch.where(top, probs, rest)
 
@@ -176,7 +177,8 @@ def permuted_targets(probs: Tensor, labels: Tensor, seed: int = 0) -> Tensor:
     """
     n, k = _check.probabilities("probs", probs).shape
     _check.labels("labels", labels, k, n)
-    order = torch.rand(n, k - 1, generator=_seeds.stream(seed, "permuted teacher")).argsort(1).to(probs.device)
+    generator = _seeds.stream(seed, "permuted teacher")
+    order = torch.rand(n, k - 1, generator=generator, dtype=torch.float32, device="cpu").argsort(1).to(probs.device)
     return _with_wrong(probs, without_true_class(probs, labels).gather(1, order), labels)
 
 

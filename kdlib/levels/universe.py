@@ -22,7 +22,7 @@ def smooth_labels(labels: Tensor, num_classes: int, epsilon: float) -> Tensor:
     tensor([[0.0500, 0.8500, 0.0500, 0.0500]])
     """
     _check.positive_int(num_classes, "num_classes")
-    _check.fraction(epsilon, "epsilon")
+    _check.fraction(_check.number("epsilon", epsilon), "epsilon")
     _check.labels("labels", labels, num_classes)
     return (1 - epsilon) * F.one_hot(labels, num_classes).float() + epsilon / num_classes
 
@@ -49,7 +49,7 @@ def effective_epsilon(probs: Tensor, labels: Tensor, alpha: float = 1.0) -> Tens
     student at T = 1. Raises ValueError as `matched_smoothing`. Source: derived from the loss of Hinton et al. 2015.
     """
     k = _checked(probs, labels)[1]
-    _check.fraction(alpha, "alpha")
+    _check.fraction(_check.number("alpha", alpha), "alpha")
     return alpha * (1 - probs.gather(1, labels.unsqueeze(1)).squeeze(1)) * k / (k - 1)
 
 

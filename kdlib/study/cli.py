@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import math
-import os
 import sys
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import joblib
 import pandas as pd
 
 from kdlib.study.engine import payload, run
+from kdlib._files import replacing
 from kdlib.study.grid import Experiment, Grid, points
 from kdlib.study.identity import key
 from kdlib.study.result import Incomplete, Stopped
@@ -70,7 +69,7 @@ def study(arguments: argparse.Namespace) -> int:
     if arguments.table is not None and Path(arguments.table).suffix not in (".csv", ".parquet"):
         raise ValueError(f"--table must name a .csv or .parquet file, got {arguments.table!r}")
     todo, store = points(experiment, grid), Store(arguments.store, key(experiment))
-    parts = store.refresh()
+    store.refresh()
     have = sum(point.name in store.names for point in todo)
     if arguments.status:
         print(_status(store, have, len(todo)))
@@ -84,7 +83,6 @@ def study(arguments: argparse.Namespace) -> int:
             f"--store must not hold this study yet, got {store.folder} with {have} of {len(todo)} points: "
             "add --resume to do what is missing"
         )
-    del parts
     try:
         frame = run(experiment, grid, store=arguments.store, client=arguments.scheduler, processes=arguments.processes)
     except Incomplete as problem:
@@ -158,14 +156,11 @@ def _duration(seconds: float) -> str:
 
 
 def _write(frame: pd.DataFrame, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        if path.suffix == ".csv":
-            frame.to_csv(temporary, index=False)
-        else:
-            frame.to_parquet(temporary, index=False)
-        os.replace(temporary, path)
+        with replacing(path) as part:
+            if path.suffix == ".csv":
+                frame.to_csv(part, index=False)
+            else:
+                frame.to_parquet(part, index=False)
     except OSError as error:
         raise ValueError(f"--table must be a file that can be written, got {str(path)!r}: {error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -193,7 +193,9 @@ class Study:
                     self.queue.extendleft(reversed(rest))
         self._record(outcomes)
         if lost:
-            self._blame(lost, alone=suspect or len(done) == 1 == len(outcomes) + len(lost) + len(self.flying), pool=pool)
+            self._blame(
+                lost, alone=suspect or len(done) == 1 == len(outcomes) + len(lost) + len(self.flying), pool=pool
+            )
         if (lost or cut) and self.trouble is None:
             try:
                 pool.restart()

@@ -17,7 +17,6 @@ import io
 import json
 import os
 import re
-import uuid
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kdlib._files import replacing
 from kdlib.study.grid import Experiment, Point, points
 from kdlib.study.identity import key, versions
 from kdlib.study.work import Arrays, Part, without
@@ -74,8 +74,7 @@ class Store:
             "versions": versions(),
             "source": source,
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _write(self.folder / "_study.json", json.dumps(about, indent=1).encode())
+        _keep(self.folder / "_study.json", json.dumps(about, indent=1).encode())
 
     def about(self) -> dict[str, Any]:
         """What `describe` wrote, or nothing where that cannot be read."""
@@ -99,10 +98,10 @@ class Store:
                 came = f"got {column!r} of dtype {dtype}, which would come back otherwise ({back[column].dtype})"
                 raise ValueError(f"a store's columns must hold numbers, texts or dates of one kind, {came}")
         if part.arrays:
-            _write(self.folder / about["arrays"], buffer.getvalue())
+            _keep(self.folder / about["arrays"], buffer.getvalue())
             part.arrays_file = str(self.folder / about["arrays"])
         path = self.folder / _named(content, "parquet")
-        _write(path, content)
+        _keep(path, content)
         part.frame, part.file = back, str(path)
         self._seen.add(path.name)
         self.names.update(part.names)
@@ -200,17 +199,9 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file in one go: whole, or not at all."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _keep(path: Path, content: bytes) -> None:
+    with replacing(path, durable=True) as part:
+        part.write_bytes(content)
 
 
 def _parquet() -> tuple[Any, Any]:

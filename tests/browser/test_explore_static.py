@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from kdlib import explore as module
 from kdlib.explore import Control, Explorer, explore
+from kdlib.explore import frame as module
 
 pytestmark = pytest.mark.browser
 INK = "#7d7d7d"

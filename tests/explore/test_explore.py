@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import base64
+import graphlib
 import html.parser
+import inspect
 import json
 import re
 import subprocess
@@ -13,6 +16,7 @@ import time
 import urllib.parse
 from collections.abc import Generator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -209,7 +213,7 @@ def test_small_pictures_keep_text_and_every_reference() -> None:
     (frame,) = explore(marks, n=[1]).frames
     assert "seed = 0.123456789" in frame.svg
     assert ">p &lt; 0.000123 &amp; q</text>" in frame.svg
-    fonts = re.findall(r"font-family:([^;\"]*)", frame.svg)
+    fonts = re.findall(r"font(?:-family)?:([^;\"]*)", frame.svg)
     assert len(fonts) > 5 and all(font.endswith("sans-serif") for font in fonts)
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', frame.svg))
     assert len(used) >= 4
@@ -231,6 +235,65 @@ def test_drawing_leaves_matplotlib_and_chance_as_they_were() -> None:
     assert dict(plt.rcParams) == settings
     assert np.random.get_state()[2] == chance  # noqa: NPY002
     plt.close(mine)
+
+
+RC_FILE = """
+text.usetex: True
+font.size: 12
+font.family: serif
+lines.linewidth: 9
+axes.grid: True
+axes.facecolor: red
+legend.frameon: False
+path.sketch: 1, 100, 2
+savefig.bbox: tight
+savefig.pad_inches: 3
+svg.id: mine
+svg.image_inline: False
+"""
+PAGES = """
+import hashlib, sys
+import matplotlib.pyplot as plt
+from kdlib import plots
+from kdlib.explore import explore
+
+def draw(T):
+    plt.gca().plot([0, T], [0, 1], label="a line")
+    plt.gca().imshow([[0, 1]])
+    plt.gca().legend()
+    return f"A line to {T}."
+
+def tell(*texts):
+    print(*(hashlib.sha256(text.encode()).hexdigest() for text in texts))
+
+tell(explore(draw, T=[1, 2]).html())
+plt.rcParams["lines.linewidth"] = 1.5  # the default, said again
+plt.rcParams["lines.dashed_pattern"] = [2, 2]
+tell(explore(draw, T=[1, 2]).html())
+plots.use()
+draw(1)
+tell(explore(draw, T=[1, 2]).html(), plots.show("A line.").svg)
+"""
+
+
+def test_a_readers_matplotlibrc_changes_no_figure(tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_text(RC_FILE)
+    env = {"PATH": "", "PYTHONPATH": ":".join(sys.path), "MPLBACKEND": "agg", "HOME": str(tmp_path)}
+    plain, with_file = (
+        subprocess.run([sys.executable, "-c", PAGES], check=True, capture_output=True, text=True, env=env | more).stdout
+        for more in ({}, {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc")})
+    )
+    assert len(plain.split()) == 4
+    assert with_file == plain
+
+
+def test_what_the_session_has_set_is_kept() -> None:
+    def stroke(**settings: Any) -> str:
+        with plt.rc_context(settings):
+            (frame,) = explore(line, T=[1]).frames
+        return frame.svg
+
+    assert "stroke-width: 9" not in stroke() and "stroke-width:9" in stroke(**{"lines.linewidth": 9}).replace(": ", ":")
 
 
 def test_jitter_is_the_same_every_time() -> None:
@@ -270,6 +333,24 @@ def test_a_table_may_be_nearly_equal_missing_or_a_function() -> None:
     assert page_data(none)["frames"][0]["table"] is None and "<table" not in none.html()
 
 
+def test_rows_of_a_state_are_its_own_and_no_neighbours() -> None:
+    """A column may have gone through float32; a value that differs in the sixth digit, or 0 beside 1e-9, is another."""
+
+    def point(T: float) -> str:
+        return line(T)
+
+    near = [0.1, 0.1 * (1 + 4e-6), 0.1 * (1 - 4e-6), 1e-9, 2e-9, 0.0]
+    table = pd.DataFrame({"T": near, "n": range(6)})
+    for column in (table["T"], table["T"].astype(np.float32), table["T"] * (1 + 4e-7)):
+        held = page_data(explore(point, table=table.assign(T=column), T=[0.1, 1e-9, 2e-9, 0.0]))
+        assert [held["tables"][frame["table"]]["rows"] for frame in held["frames"]] == [
+            [["0"]],
+            [["3"]],
+            [["4"]],
+            [["5"]],
+        ]
+
+
 # ---- text from data is text
 
 
@@ -300,6 +381,7 @@ def test_markup_in_labels_sentences_and_tables_stays_text() -> None:
         ({"T": []}, "control 'T' must have at least one value"),
         ({"T": [1, 1]}, "control 'T' must hold values that differ"),
         ({"T": [1, 1.0000001]}, "control 'T' must hold values that differ"),
+        ({"T": [1.0000049, 1.0000051]}, "control 'T' must hold values that differ"),  # 1 and 1.00001 in six digits
         ({"T": [1, True]}, "control 'T' must hold values that differ"),
         ({"T": [1, float("nan")]}, "finite numbers, strings or bools, got nan"),
         ({"T": [1, None]}, "finite numbers, strings or bools, got None"),
@@ -480,3 +562,17 @@ def test_an_error_in_training_is_seen_and_raised(retrain: Any, error: type[Excep
         asyncio.run(live.train())
     assert shown in live.message.value and 'role="alert"' in live.message.value
     assert (live.train_button.disabled, live.stop_button.disabled) == (False, True)
+
+
+# ---- the rooms
+
+
+def test_the_modules_import_each_other_in_one_direction() -> None:
+    folder = Path(str(inspect.getsourcefile(Explorer))).parent
+    graph: dict[str, set[str]] = {}
+    for path in folder.glob("[!_]*.py"):
+        nodes = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ImportFrom)]
+        assert not any(node.module == "kdlib.explore" for node in nodes)  # the package imports its rooms, not they it
+        graph[path.stem] = {str(node.module).rpartition(".")[2] for node in nodes if "explore." in str(node.module)}
+    assert next(iter(graphlib.TopologicalSorter(graph).static_order())) == "frame"  # raises for a circle
+    assert graph["figure"] == {"frame", "live", "page"}

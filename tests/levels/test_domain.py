@@ -109,6 +109,24 @@ def test_order_agreement_is_spearmans_over_the_wrong_classes():
     torch.testing.assert_close(domain.order_agreement(3 * v, v, y), torch.ones(12, dtype=torch.float64))
 
 
+def test_equal_scores_share_their_rank():
+    """Rounded scores have ties everywhere, on both sides; one without any order agrees with nothing."""
+    v, z, y = normal(200, 7).round(), normal(2, 200, 7, seed=1).round(), torch.arange(200) % 7
+    v[0], z[1, 1], z[0, 2] = 3.0, -torch.inf, torch.tensor([0, -torch.inf, -torch.inf, 1, 2, 2, 2])
+    found = domain.order_agreement(z, v, y)
+    constant = 0
+    for f in range(2):
+        for n in range(200):
+            wrong = [k for k in range(7) if k != y[n]]
+            one, other = (scipy.stats.rankdata(x) for x in (z[f, n, wrong], v[n, wrong]))
+            still = np.ptp(one) == 0 or np.ptp(other) == 0
+            expected = 0 if still else np.corrcoef(one, other)[0, 1]
+            constant += still
+            assert float(found[f, n]) == pytest.approx(expected, abs=1e-12)
+    assert constant >= 3
+    assert domain.order_agreement(v[1:], v[1:], y[1:]).max() <= 1 + 1e-12
+
+
 SETTINGS = [(T, a, f) for T in (1.0, 2.0, 4.0, 16.0) for a, f in ((0.3, True), (0.5, False), (0.9, True), (1.0, True))]
 
 
@@ -128,6 +146,13 @@ def test_order_at_500_stationary_points():
         assert torch.equal((-without_true_class(distances, y)).argsort(1), order)
         count += len(y)
     assert count >= 500
+
+
+def test_a_stationary_point_that_is_not_reached_is_no_answer():
+    """Logits of several hundred, label and teacher almost irreconcilable: Newton's steps do not get there."""
+    v, y = 300 * normal(8, 5), torch.arange(8) % 5
+    with pytest.raises(RuntimeError, match=r"not reached: a gradient of .* is left"):
+        domain.stationary_logits(v, y, temperature=20.0, alpha=0.999)
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.9, 1.0])
@@ -177,6 +202,17 @@ BAD = {
     "no steps": (lambda: domain.free_feature_model(EYE, steps=0), "steps"),
     "seeds for other tables": (lambda: domain.free_feature_model(EYE, seed=[0, 1]), "seed"),
     "scores of other classes": (lambda: domain.order_agreement(PROBS[:, :4], PROBS, LABELS), "scores"),
+    "scores of NaN": (lambda: domain.order_agreement(PROBS * torch.nan, PROBS, LABELS), "scores"),
+    "a teacher of NaN": (lambda: domain.order_agreement(PROBS, PROBS * torch.nan, LABELS), "teacher_logits"),
+    "a temperature for each class": (lambda: domain.similarity_targets(EYE, LABELS, torch.ones(K)), "temperature"),
+    "a temperature for each row": (
+        lambda: domain.stationary_logits(PROBS, LABELS, torch.ones(60, 1)),
+        "temperature must be one number",
+    ),
+    "an alpha for each row": (
+        lambda: domain.stationary_logits(PROBS, LABELS, alpha=torch.ones(60, 1)),
+        "alpha must be one number",
+    ),
     "one wrong class": (lambda: domain.order_agreement(PROBS[:, :2], PROBS[:, :2], LABELS % 2), "teacher_logits"),
     "lr 0": (lambda: domain.free_feature_model(EYE, lr=0.0), "lr"),
     "alpha 0": (lambda: domain.stationary_logits(PROBS, LABELS, alpha=0.0), "alpha"),

@@ -62,6 +62,19 @@ def test_equally_sure_undoes_a_scale():
     assert float(soften(v, T).gather(1, y[:, None]).mean()) == pytest.approx(0.5, abs=1e-5)
 
 
+@pytest.mark.parametrize("scale", [0.0021, 0.02, 5.0, 19.0])
+def test_equally_sure_looks_from_a_hundredth_to_a_hundred(scale):
+    """Logits times s are as sure at s times the temperature; beyond either end there is an error and no answer."""
+    g = torch.Generator().manual_seed(1)
+    v, y = torch.randn(50, 4, generator=g), torch.randint(4, (50,), generator=g)
+    v[torch.arange(50), y] += 2
+    wanted = float(soften(v.double(), 5.0).gather(1, y[:, None]).mean())
+    assert failures.equally_sure(scale * v, y, wanted) == pytest.approx(5 * scale, rel=1e-5)
+    for end in (0.0099 / 5, 100.1 / 5):
+        with pytest.raises(ValueError, match="confidence must lie between"):
+            failures.equally_sure(end * v, y, wanted)
+
+
 def test_softmax_of_probabilities_forgets_the_teacher():
     """The numbers of a known code's virtual teacher at T = 20, K = 100, and what tempering would have given."""
     table = failures.virtual_teacher(torch.tensor([7]), 100, confidence=0.99)
@@ -83,6 +96,7 @@ BAD = {
     "clean of another length": (lambda: failures.symptoms(T.x_train, T.y_train, clean=T.y_train[:2] > 0), "clean"),
     "nobody is that sure": (lambda: failures.equally_sure(T.x_train, T.y_train, 1.0), "confidence"),
     "labels of others": (lambda: failures.equally_sure(T.x_train, T.y_train[:2], 0.5), "labels"),
+    "a confidence for each": (lambda: failures.virtual_teacher(T.y_train, 4, torch.ones(4)), "confidence"),
     "confidence 1.2": (lambda: failures.virtual_teacher(T.y_train, 4, 1.2), "confidence"),
     "one class": (lambda: failures.virtual_teacher(T.y_train * 0, 1), "num_classes"),
     "logits for a table": (lambda: failures.softmax_of_probabilities(T.x_train, 2.0), "probs"),

@@ -84,6 +84,41 @@ def test_equal_logits_leave_only_the_hard_part_and_students_broadcast():
     torch.testing.assert_close(both[0], instance.gradient_rescaling(z, v, y))
 
 
+@pytest.mark.parametrize("n", [3, 5])
+def test_a_temperature_for_each_student_also_where_students_are_as_many_as_examples(n):
+    z, v, y = problem(n=n)
+    fleet = torch.stack([z, v + z, 2 * z])
+    T = torch.tensor([[1.0], [3.0], [8.0]], dtype=torch.float64)
+    alpha = torch.tensor([[0.2], [0.7], [1.0]], dtype=torch.float64)
+    found = instance.gradient_rescaling(fleet, v, y, T, alpha)
+    for f in range(3):
+        expected = instance.gradient_rescaling(fleet[f], v, y, T[f].item(), alpha[f].item())
+        torch.testing.assert_close(found[f], expected, rtol=1e-10, atol=1e-12)
+    by_example = instance.gradient_rescaling(z, v, y, torch.arange(1.0, n + 1).double())
+    for i in range(n):
+        alone = instance.gradient_rescaling(z[[i]], v[[i]], y[[i]], i + 1.0)
+        torch.testing.assert_close(by_example[i], alone[0], rtol=1e-10, atol=1e-12)
+    many = instance.gradient_rescaling(fleet, v, torch.stack([y, y.roll(1), y.roll(2)]))
+    torch.testing.assert_close(many[1], instance.gradient_rescaling(fleet[1], v, y.roll(1)))
+
+
+def test_w_beside_classes_that_are_ruled_out():
+    """Both rule the label out: its probabilities agree, and only the hard part is left. The teacher alone: p_t = 0."""
+    shut = torch.tensor([[-torch.inf, 0.0, 1.0]], dtype=torch.float64)
+    z, y = torch.tensor([[0.5, 0.0, 1.0]], dtype=torch.float64), torch.tensor([0])
+    assert instance.gradient_rescaling(shut, shut, y, 2.0, 0.9).item() == pytest.approx(0.1)
+    q, q_soft = (torch.softmax(z / T, 1)[0, 0].item() for T in (1, 2))
+    w = instance.gradient_rescaling(z, shut, y, 2.0, 0.9).item()
+    assert w == pytest.approx(0.1 - 0.9 * 2 * q_soft / (1 - q))
+
+
+def test_half_precision_is_widened():
+    z, v, y = problem(n=20, spread=1.0)
+    z, v = z.bfloat16(), v.bfloat16()
+    w = instance.gradient_rescaling(z, v, y, 3.0)
+    torch.testing.assert_close(w, instance.gradient_rescaling(z.float(), v.float(), y, 3.0), rtol=0, atol=0)
+
+
 def test_confidence_targets():
     _, v, y = problem(n=30, k=5)
     p = soften(v)
@@ -100,6 +135,10 @@ BAD = {
     "integers": (lambda: instance.gradient_rescaling(Z.long(), V, Y), "student_logits"),
     "too few labels": (lambda: instance.gradient_rescaling(Z, V, Y[:2]), "labels"),
     "temperature 0": (lambda: instance.gradient_rescaling(Z, V, Y, 0.0), "temperature"),
+    "a temperature for no student": (lambda: instance.gradient_rescaling(Z, V, Y, torch.ones(6, 1)), "temperature"),
+    "no labels": (lambda: instance.gradient_rescaling(Z, V, None), "labels"),
+    "soft labels": (lambda: instance.gradient_rescaling(Z, V, soften(V)), "labels"),
+    "a label of -100": (lambda: instance.gradient_rescaling(Z, V, Y - 100), "labels"),
     "alpha 2": (lambda: instance.gradient_rescaling(Z, V, Y, alpha=2.0), "alpha"),
     "logits for a table": (lambda: instance.confidence_targets(V, Y), "probs"),
     "one class": (lambda: instance.confidence_targets(torch.ones(2, 1), torch.zeros(2, dtype=torch.int64)), "probs"),

@@ -38,6 +38,7 @@ def test_frame_and_correct_loop(stage):
         "eval_loss",
         "gradient_error",
     ]
+    assert (frame["bug"] == 0).all() and (run(stage, 5)["bug"] == 5).all()
     assert len(frame) == 10 and frame["gradient_error"].max() < 1e-5
     last = frame[frame["epoch"] == 5]
     assert (last["loss"] < frame.loc[frame["epoch"] == 1, "loss"].to_numpy()).all()
@@ -133,6 +134,15 @@ def test_digits_are_compared_by_direction():
     checks.keeps_its_digits(without_factor)
     with pytest.raises(AssertionError, match="rounded"):
         checks.keeps_its_digits(rounded)
+
+
+@pytest.mark.parametrize("power", [1.95, 2.0, 2.05])
+def test_a_factor_that_is_nearly_t_squared_is_not_it(power):
+    def nearly(z, v, y, temperature, alpha):
+        return temperature**power * kd_loss(z, v, y, temperature, alpha, t_squared=False)
+
+    found = checks.verdict(checks.keeps_its_size, nearly)
+    assert ("T^2" in found) == (power != 2)
 
 
 def test_messages_name_the_slip():

@@ -42,6 +42,26 @@ def test_four_orthogonal_parts_that_sum_to_the_teacher(seed, spread):
     assert parts.energies.sum() == pytest.approx(float(whole), abs=1e-10)
 
 
+def test_energies_are_added_up_in_float64():
+    """Of a float32 table: the squares of its entries, and not their sum, are rounded."""
+    probs, labels = table(n=2000)
+    parts = split.split_teacher(probs.float(), labels)
+    for name in PARTS:
+        exact = float(np.square(getattr(parts, name).numpy().astype(np.float64)).sum(1).mean())
+        assert parts.energies[name] == pytest.approx(exact, rel=1e-12)
+
+
+@pytest.mark.parametrize(("off", "taken"), [(0.8e-4, True), (-0.8e-4, True), (1.3e-4, False), (-1.3e-4, False)])
+def test_rows_may_miss_1_by_a_ten_thousandth(off, taken):
+    probs, labels = table()
+    probs[3, 0] += off
+    if taken:
+        split.split_teacher(probs, labels)
+    else:
+        with pytest.raises(ValueError, match=r"probs must have rows that sum to 1, got a row that is off by 0\.00013"):
+            split.split_teacher(probs, labels)
+
+
 def test_each_part_is_what_it_claims():
     probs, labels = table()
     k = probs.shape[1]
@@ -152,6 +172,9 @@ def test_topk_keeps_the_largest_and_spreads_the_rest():
     rest = values[:, 2:].mean(1, keepdim=True).expand(-1, 4)
     torch.testing.assert_close(top.gather(1, index[:, 2:]), rest)
     assert torch.equal(split.topk_targets(probs, 6), probs)
+    tied = torch.tensor([[0.2, 0.4, 0.2, 0.2, 0.0]]).repeat(40, 1)
+    expected = torch.tensor([[0.2, 0.4, 0.4 / 3, 0.4 / 3, 0.4 / 3]]).repeat(40, 1)
+    torch.testing.assert_close(split.topk_targets(tied, 2), expected)
 
 
 def test_permuted_keeps_confidence_and_values_and_breaks_relations():
@@ -163,6 +186,11 @@ def test_permuted_keeps_confidence_and_values_and_breaks_relations():
     assert not torch.equal(permuted, probs)
     assert torch.equal(permuted, split.permuted_targets(probs, labels, seed=3))
     assert not torch.equal(permuted, split.permuted_targets(probs, labels, seed=4))
+    # every row is shuffled anew: rows that were equal are not
+    same = probs[:1].repeat(300, 1)
+    orders = without_true_class(split.permuted_targets(same, labels * 0), labels * 0)
+    counts = orders.unique(dim=0, return_counts=True)[1]
+    assert len(counts) > 90 and counts.max() < 15  # of 120 orders
     # every wrong class is as likely to receive the largest wrong probability as any other
     where = without_true_class(permuted, labels).argmax(1)
     assert np.abs(np.bincount(where, minlength=5) - 60).max() < 35

@@ -99,7 +99,7 @@ def test_autograd_checks_every_argument_that_can_be_learned() -> None:
 
 def test_defaults_are_the_documented_ones() -> None:
     defaults = {n: p.default for n, p in inspect.signature(kd_loss).parameters.items() if p.default is not p.empty}
-    assert defaults == {"temperature": 4.0, "alpha": 0.9, "t_squared": True}
+    assert defaults == {"labels": None, "temperature": 4.0, "alpha": 0.9, "t_squared": True, "weights": None}
     z, v, y = draw(2, 4, 6)
     np.testing.assert_allclose(kd_loss(*tensors(z, v, y)), scipy_kd(z, v, y, 4.0, 0.9, True))
 

@@ -1,5 +1,6 @@
 """The CIFAR residual networks: the paper's sizes, depth, shapes and shortcuts."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -33,6 +34,28 @@ def test_a_block_without_its_branch_is_the_shortcut():
         nn.init.zeros_(block.norm2.weight)
     assert torch.equal(same(x), x)
     assert torch.equal(down(x), torch.cat([x[:, :, ::2, ::2], torch.zeros(2, 3, 3, 3)], dim=1))
+
+
+def test_convolutions_start_by_he_et_al_2015_counted_by_their_outputs():
+    """Standard deviation sqrt(2 / (9 o)) of each convolution i -> o, which differs from 2 / (9 i) where channels double."""
+    torch.manual_seed(0)
+    model, seen = resnet(8, 10, width=32), set()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            o, i = module.weight.shape[:2]
+            n, sd = module.weight.numel(), (2 / (9 * o)) ** 0.5
+            assert module.weight.std().item() == pytest.approx(sd, rel=4 / (2 * n) ** 0.5)
+            assert abs(module.weight.mean().item()) < 4 * sd / n**0.5
+            seen.add((i, o))
+    assert {(3, 32), (32, 64), (64, 128)} <= seen
+
+
+def test_counts_may_be_numpys():
+    torch.manual_seed(0)
+    given = resnet(np.int64(8), np.int64(5), np.int32(4), np.int64(1))
+    torch.manual_seed(0)
+    plain = resnet(8, 5, 4, 1)
+    assert torch.equal(given.head.weight, plain.head.weight) and given.features[0].in_channels == 1
 
 
 @pytest.mark.parametrize("depth", [2, 7, 18, 20.0, True])

@@ -28,9 +28,13 @@ def address(script: Any, until: Any) -> Callable[..., Any]:
 
     def start(what: str) -> Any:
         if what == "scheduler":
-            one = script("-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
+            one = script(
+                "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"
+            )
         else:
-            one = script("-m", "distributed.cli.dask_worker", start.url, "--nthreads", "1", "--no-dashboard", "--no-nanny")  # type: ignore[attr-defined]
+            one = script(
+                "-m", "distributed.cli.dask_worker", start.url, "--nthreads", "1", "--no-dashboard", "--no-nanny"
+            )  # type: ignore[attr-defined]
         return one
 
     start.url = f"tcp://127.0.0.1:{port}"  # type: ignore[attr-defined]
@@ -79,13 +83,17 @@ def test_a_scheduler_that_stays_away_ends_the_study_and_keeps_what_is_finished(
     with distributed.Client(address.url, timeout=20, set_as_default=False) as client:
         client._timeout = 2  # how long Dask tries to find the scheduler again
         thread.start()
-        with pytest.raises(study.Incomplete, match=rf"cannot go on \(ConnectionError: no scheduler at {address.url}") as caught:
+        with pytest.raises(
+            study.Incomplete, match=rf"cannot go on \(ConnectionError: no scheduler at {address.url}"
+        ) as caught:
             study.run(traced(pause=0.1), {"seed": range(400)}, client=client, store=store, seconds=0.3)
     thread.join()
     assert len(study.collect(store)) == len(caught.value.finished) >= 6
 
 
-def test_a_killed_worker_is_replaced_by_dask_and_a_point_that_kills_is_named(traced: Any, until: Any, tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_by_dask_and_a_point_that_kills_is_named(
+    traced: Any, until: Any, tmp_path: Path
+) -> None:
     inner, flag = traced(pause=0.1), tmp_path / "killed"
 
     def experiment(seed: int) -> pd.DataFrame:
@@ -100,7 +108,9 @@ def test_a_killed_worker_is_replaced_by_dask_and_a_point_that_kills_is_named(tra
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
         distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
-        pytest.raises(study.Incomplete, match=r"1 of 12 points failed[\s\S]*seed=3: the process that ran it died") as caught,
+        pytest.raises(
+            study.Incomplete, match=r"1 of 12 points failed[\s\S]*seed=3: the process that ran it died"
+        ) as caught,
     ):
         study.run(experiment, {"seed": range(12)}, client=client, seconds=1e-6)
     assert sorted(set(caught.value.finished.seed)) == [0, 1, 2, *range(4, 12)]

@@ -1,0 +1,268 @@
+"""A fleet of F against F ordinary training runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import kdlib
+import kdlib.fleet.plan as planning
+from kdlib import Fleet, Recipe, fleet, train
+from kdlib.fleet.engine import Group
+from kdlib.models import CNN, MLP
+
+from .ordinary import DTYPE, K, N, flat, make_recipes, make_task, ordinary_run, plain_cnn, plain_mlp
+
+
+class TestEqualsSeparateRuns:
+    @pytest.mark.parametrize(("cache", "threads"), [(planning.CACHE_BYTES, 1), (1, 1), (1, 3)])
+    @pytest.mark.parametrize(("hidden", "decay"), [((), 0.0), ((12,), 0.1), ((12, 9, 7), 0.01)])
+    def test_mlps_over_100_steps(
+        self, hidden: tuple[int, ...], decay: float, cache: int, threads: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        task = make_task(3, 2)  # inputs are flattened
+        recipes, seeds = make_recipes(task), [0, 7, 3]
+        monkeypatch.setattr(planning, "CACHE_BYTES", cache)
+        sizes: set[int] = set()
+        slices = planning.slices
+
+        def watched(length: int, size: int) -> list[slice]:
+            sizes.update(s.stop - s.start for s in slices(length, size))
+            return slices(length, size)
+
+        monkeypatch.setattr(planning, "slices", watched)
+        # 50 examples in batches of 16: three full ones and one of 2; 25 epochs are 100 steps
+        settings: dict[str, Any] = {"hidden": hidden, "epochs": 25, "batch_size": 16, "weight_decay": decay}
+        trained = train(task, recipes, seeds=seeds, threads=threads, dtype=DTYPE, **settings)
+        assert sizes == (
+            {15} if cache > 1 else {3, 4} if threads == 1 else {3}
+        )  # as many groups as keep all threads busy
+        students = [(r, s) for r in recipes for s in seeds]
+        for f, (recipe, seed) in enumerate(students):
+            single = ordinary_run(plain_mlp((6, *hidden, K), seed), task, recipe, seed, 25, 16, weight_decay=decay)
+            assert (trained.model.flat[f] - flat(single)).abs().max() < 1e-10, (recipe.name, seed)
+            assert (trained.predict(task.x_test)[f] - single(task.x_test)).abs().max() < 1e-10
+
+    @pytest.mark.parametrize("cache", [planning.CACHE_BYTES, 1])
+    def test_cnns(self, cache: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        task = make_task(2, 6, 6, n=20)
+        recipes, seeds = make_recipes(task), [4, 1]
+        monkeypatch.setattr(planning, "CACHE_BYTES", cache)
+        trained = train(
+            task,
+            recipes,
+            seeds=seeds,
+            epochs=5,
+            batch_size=8,
+            weight_decay=0.05,
+            dtype=DTYPE,
+            model=lambda every: CNN((2, 3, 5), K, every, DTYPE),
+        )
+        for f, (recipe, seed) in enumerate((r, s) for r in recipes for s in seeds):
+            single = ordinary_run(plain_cnn((2, 3, 5), seed), task, recipe, seed, 5, 8, weight_decay=0.05)
+            assert (trained.model.flat[f] - flat(single)).abs().max() < 1e-10, (recipe.name, seed)
+
+    def test_a_batch_larger_than_the_data_is_the_data(self) -> None:
+        task = make_task(3, n=10)
+        recipe = make_recipes(task)[1]
+        trained = train(task, recipe, seeds=[2], hidden=(5,), epochs=7, batch_size=64, lr=0.02, dtype=DTYPE)
+        single = ordinary_run(plain_mlp((3, 5, K), 2), task, recipe, 2, 7, 64, lr=0.02)
+        assert (trained.model.flat[0] - flat(single)).abs().max() < 1e-10
+
+    def test_single_precision_loses_single_precision_only(self) -> None:
+        """A product in bfloat16 anywhere in a step would show as errors of a per cent."""
+        task = make_task(64, n=256)
+        settings: dict[str, Any] = {"seeds": 4, "hidden": (64, 64), "epochs": 4, "batch_size": 64}
+        exact, single = (train(task, make_recipes(task), dtype=d, **settings) for d in (DTYPE, torch.float32))
+        logits = exact.predict(task.x_test)
+        assert (single.predict(task.x_test) - logits).abs().median() < 1e-5 * logits.std()
+
+
+class TestPairs:
+    """Same seed, same initialisation and data order, whatever else is in the fleet."""
+
+    settings: ClassVar[dict[str, Any]] = {"hidden": (6,), "epochs": 4, "batch_size": 16, "dtype": DTYPE}
+
+    def test_same_seed_and_recipe_give_the_same_student_in_any_company(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        task = make_task(3)
+        recipes = make_recipes(task)
+        everybody = train(task, recipes, seeds=5, **self.settings)
+        alone = train(task, recipes[1], seeds=[3], **self.settings)
+        monkeypatch.setattr(planning, "CACHE_BYTES", 1)
+        some = train(task, recipes[:2][::-1], seeds=[9, 3], **self.settings)
+        row = everybody.students.query("recipe == 'KD' and seed == 3").index[0]
+        assert some.students.iloc[1].tolist() == ["KD", 4.0, 0.9, 3]
+        for other in (alone.model.flat[0], some.model.flat[1]):
+            torch.testing.assert_close(everybody.model.flat[row], other, rtol=0, atol=1e-12)
+
+    def test_same_seed_has_the_same_start_and_data_order_in_every_recipe(self) -> None:
+        """A recipe that is hard labels by another name trains to the very same student."""
+        task = make_task(3)
+        one_hot = F.one_hot(task.y_train, K).double()
+        recipes = [Recipe.hard(), Recipe("labels as a teacher", one_hot, temperature=1.0, alpha=0.7)]
+        trained = train(task, recipes, seeds=3, **self.settings).model.flat.view(2, 3, -1)
+        torch.testing.assert_close(trained[0], trained[1], rtol=0, atol=1e-12)
+        assert not torch.allclose(trained[0, 0], trained[0, 1])
+
+    def test_the_order_of_a_seed_is_new_every_epoch_and_differs_between_seeds(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[Tensor] = []
+        monkeypatch.setattr(Group, "step", lambda self, index: seen.append(index))
+        train(make_task(3), [Recipe.hard("a"), Recipe.hard("b")], seeds=[0, 1], **(self.settings | {"epochs": 2}))
+        epochs = torch.cat(seen, dim=1).view(4, 2, N)  # (F, epoch, N)
+        assert torch.equal(epochs.sort(-1).values, torch.arange(N).expand(4, 2, N))
+        assert torch.equal(epochs[:2], epochs[2:])  # the two recipes
+        assert not torch.equal(epochs[0], epochs[1])  # the two seeds
+        assert not torch.equal(epochs[:, 0], epochs[:, 1])  # the two epochs
+
+    def test_results_do_not_depend_on_the_global_generator(self) -> None:
+        torch.manual_seed(1)
+        first = train(make_task(3), Recipe.hard(), seeds=2, **self.settings).model.flat
+        torch.manual_seed(2)
+        assert torch.equal(first, train(make_task(3), Recipe.hard(), seeds=2, **self.settings).model.flat)
+
+
+class TestTraining:
+    settings: ClassVar[dict[str, Any]] = {"seeds": 2, "hidden": (6,), "epochs": 5, "batch_size": 16}
+
+    def test_reports_progress_after_every_epoch(self) -> None:
+        task = make_task(3, dtype=torch.float32)
+        states = list(fleet.training(task, Recipe.hard(), **self.settings))
+        assert [(s.step, s.steps, s.epoch, s.epochs) for s in states] == [(4 * e, 20, e, 5) for e in range(1, 6)]
+        assert len({id(s.fleet) for s in states}) == 1
+
+    def test_is_lazy_can_be_watched_and_stopped(self) -> None:
+        task = make_task(3, dtype=torch.float32)
+        run = fleet.training(task, Recipe.hard(), **self.settings)
+        first = next(run)
+        watched = first.fleet.evaluate(task)
+        weights = first.fleet.model.flat.detach().clone()
+        assert watched["nll"].notna().all()
+        second = next(run)
+        assert not torch.equal(second.fleet.model.flat, weights)  # the same fleet, farther on
+        run.close()  # type: ignore[attr-defined]
+        stopped = second.fleet.model.flat.detach().clone()
+        with pytest.raises(StopIteration):
+            next(run)
+        assert torch.equal(second.fleet.model.flat, stopped)
+
+    def test_learns(self) -> None:
+        task = kdlib.data.world("F", n_test=500)
+        before = Fleet(MLP((30, 32, 20), [0]), train(task, Recipe.hard(), seeds=1, epochs=1).students).evaluate(task)
+        after = train(task, Recipe.hard(), seeds=1, **kdlib.data.STUDENT["F"]).evaluate(task)
+        assert before["accuracy"][0] < 0.2
+        assert after["accuracy"][0] > 0.65
+
+    def test_callers_threads_are_its_own_between_epochs_and_afterwards(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        inside: set[tuple[int, int]] = set()  # workers and the threads each has
+        step = Group.step
+
+        def watched(self: Any, index: Tensor) -> None:
+            inside.add((threading.get_ident(), torch.get_num_threads()))
+            step(self, index)
+
+        monkeypatch.setattr(Group, "step", watched)
+        before = torch.get_num_threads()
+        try:
+            torch.set_num_threads(3)
+            run = fleet.training(make_task(3), Recipe.hard(), threads=2, **self.settings)
+            next(run)
+            assert torch.get_num_threads() == 3  # while we look at the state
+            run.close()  # type: ignore[attr-defined]
+            assert torch.get_num_threads() == 3
+            assert sum(threads for _, threads in inside) <= 2
+            inside.clear()
+            train(make_task(3), Recipe.hard(), **self.settings)
+            assert torch.get_num_threads() == 3
+            assert [threads for _, threads in inside] == [1]  # a step this small is not worth a second thread
+
+            def fails(self: Any, index: Tensor) -> None:
+                raise KeyboardInterrupt
+
+            monkeypatch.setattr(Group, "step", fails)
+            with pytest.raises(KeyboardInterrupt):
+                train(make_task(3), Recipe.hard(), threads=2, **self.settings)
+            assert torch.get_num_threads() == 3
+        finally:
+            torch.set_num_threads(before)
+
+    def test_threads_grow_with_the_work_up_to_what_torch_has(self) -> None:
+        before = torch.get_num_threads()
+        try:
+            torch.set_num_threads(4)
+            for work, expected in ((0, 1), (2 * planning.WORK_PER_THREAD, 2), (99 * planning.WORK_PER_THREAD, 4)):
+                assert planning.thread_count(None, work) == expected
+            assert planning.thread_count(3, 0) == 3
+        finally:
+            torch.set_num_threads(before)
+
+    def test_shows_progress_when_asked(self, capsys: pytest.CaptureFixture[str]) -> None:
+        task = make_task(3)
+        train(task, Recipe.hard(), **self.settings)
+        assert capsys.readouterr().err == ""
+        train(task, Recipe.hard(), progress=True, **self.settings)
+        assert "/20" in capsys.readouterr().err
+
+    def test_device_by_name_and_input_of_another_precision(self) -> None:
+        task = make_task(3)  # float64 data, float32 fleet
+        trained = train(task, Recipe.hard(), device="cpu", **self.settings)
+        assert trained.model.flat.dtype == torch.float32
+        assert trained.predict(task.x_test).dtype == torch.float64
+        torch.testing.assert_close(trained.model.flat, train(task, Recipe.hard(), **self.settings).model.flat)
+
+    def test_integer_like_seeds_and_a_single_recipe(self) -> None:
+        one = train(make_task(3), Recipe.hard(), **(self.settings | {"seeds": np.array([0, 1])}))
+        two = train(make_task(3), [Recipe.hard()], **(self.settings | {"seeds": range(2)}))
+        assert torch.equal(one.model.flat, two.model.flat)
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    @pytest.mark.parametrize("kind", ["mlp", "cnn"])
+    def test_gpu_gives_the_same_students(self, kind: str) -> None:
+        task = make_task(1, 6, 6, n=20)
+        recipes = make_recipes(task)
+        model = (lambda s: CNN((1, 3, 5), K, s)) if kind == "cnn" else None
+        settings: dict[str, Any] = {"seeds": 3, "hidden": (8, 6), "epochs": 5, "batch_size": 8, "dtype": DTYPE}
+        here = train(task, recipes, model=model, **settings)
+        there = train(task, recipes, model=model, device="cuda", **settings)
+        assert there.model.flat.device.type == "cuda"
+        torch.testing.assert_close(there.model.flat.cpu(), here.model.flat, rtol=0, atol=1e-8)
+        assert there.predict(task.x_test).device.type == "cpu"
+        on_gpu = task.to("cuda")
+        torch.testing.assert_close(train(on_gpu, recipes, model=model, **settings).model.flat, there.model.flat)
+        measured = there.evaluate(on_gpu).select_dtypes("number")
+        np.testing.assert_allclose(measured, here.evaluate(task).select_dtypes("number"), atol=1e-7)
+
+    @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore")  # the compiler's own
+    def test_compiled_step_gives_the_same_numbers(self) -> None:
+        if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+            pytest.skip("torch.compile needs a C++ compiler")
+        task = make_task(3, n=16)
+        settings: dict[str, Any] = {"seeds": 2, "hidden": (6,), "epochs": 2, "batch_size": 16, "dtype": DTYPE}
+        plain = train(task, make_recipes(task)[1], **settings)
+        compiled = train(task, make_recipes(task)[1], compile=True, **settings)
+        torch.testing.assert_close(compiled.model.flat, plain.model.flat, rtol=0, atol=1e-10)
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_traced_step_gives_the_same_numbers_in_groups_and_partial_batches(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """All of compile=True but the C++ compiler."""
+        compiler = torch.compile
+        monkeypatch.setattr(torch, "compile", lambda f: compiler(f, backend="aot_eager"))
+        task = make_task(3, n=24)
+        recipes = make_recipes(task)[:2]
+        monkeypatch.setattr(planning, "CACHE_BYTES", 1)  # groups of students share what was compiled
+        settings: dict[str, Any] = {"seeds": 4, "hidden": (6,), "epochs": 3, "batch_size": 16, "dtype": DTYPE}
+        plain = train(task, recipes, **settings)
+        compiled = train(task, recipes, compile=True, **settings)
+        torch.testing.assert_close(compiled.model.flat, plain.model.flat, rtol=0, atol=1e-10)
