@@ -13,8 +13,8 @@ from typing import Any
 import joblib
 import pandas as pd
 
-from kdlib.study.engine import payload, run
 from kdlib._files import replacing
+from kdlib.study.engine import payload, run
 from kdlib.study.grid import Experiment, Grid, points
 from kdlib.study.identity import key
 from kdlib.study.result import Incomplete, Stopped
