@@ -116,6 +116,7 @@ class Study:
         except KeyboardInterrupt:
             self._harvest({future for future in self.flying if future.done()}, pool)
             pool.stop()
+            self.missing()  # reads a part whose writing was interrupted at its very end
             raise Stopped(self._summary("stopped"), self._frame()) from None
         except BaseException:
             pool.stop()
@@ -161,7 +162,7 @@ class Study:
 
     def _take(self, room: int) -> list[Point]:
         """The next chunk: as many points as fit the time, fewer towards the end, so that all processes end together."""
-        most = 1 if self.cost is None else min(self.seconds / max(self.cost, 1e-6), math.ceil(len(self.queue) / room))
+        most = 1 if self.cost is None else min(self.seconds / max(self.cost, 1e-6), len(self.queue) // room)
         chunk: list[Point] = []
         while self.queue and len(chunk) < max(1, int(most)):
             point = self.queue.popleft()
@@ -175,7 +176,7 @@ class Study:
         if any(pool.lost(future) == "all" for future in done):
             done = wait(self.flying, timeout=10).done
         for future in done:
-            chunk = self.flying.pop(future)
+            chunk = self.flying[future]
             how = pool.lost(future)
             if how == "connection":
                 self.queue.extendleft(reversed(chunk))
@@ -192,10 +193,10 @@ class Study:
                 else:
                     self.queue.extendleft(reversed(rest))
         self._record(outcomes)
+        for future in done:  # only now: an interrupt on the way here finds them again
+            del self.flying[future]
         if lost:
-            self._blame(
-                lost, alone=suspect or len(done) == 1 == len(outcomes) + len(lost) + len(self.flying), pool=pool
-            )
+            self._blame(lost, suspect or (len(done) == 1 and not self.flying), pool)
         if (lost or cut) and self.trouble is None:
             try:
                 pool.restart()
@@ -239,6 +240,9 @@ class Study:
 
     def _keep(self, part: Part) -> None:
         """Put a part into the store, or aside where there is none or it cannot be written any more."""
+        part = without(part, self.done)
+        if not part.names:
+            return
         try:
             if self.store is None and part.arrays:
                 raise ValueError("the experiment returned arrays, which need a store")

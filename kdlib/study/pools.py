@@ -29,6 +29,8 @@ THREADS = (
     "VECLIB_MAXIMUM_THREADS",
 )
 
+LARGE = 100_000  # bytes of an experiment that are not sent with each chunk
+
 
 class Here:
     """Points run in this process, so that a debugger finds them; a chunk is done when `submit` returns."""
@@ -146,9 +148,11 @@ class Cluster:
 
     def _connect(self) -> None:
         self.pool = self.client.get_executor(pure=False)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sending large graph")
-            self.sent = self.client.submit(_same, self.payload, pure=False)  # a task, so that Dask can make it again
+        self.sent: Any = self.payload
+        if len(self.payload) > LARGE:  # once, as a task, so that Dask can make it again
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Sending large graph")
+                self.sent = self.client.submit(_same, self.payload, pure=False)
 
 
 def check_versions(outcome: Outcome) -> None:

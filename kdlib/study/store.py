@@ -103,9 +103,9 @@ class Store:
         path = self.folder / _named(content, "parquet")
         _keep(path, content)
         part.frame, part.file = back, str(path)
-        self._seen.add(path.name)
-        self.names.update(part.names)
         self.parts.append(part)
+        self.names.update(part.names)
+        self._seen.add(path.name)  # last: after an interrupt before this, `refresh` reads it
 
 
 def studies(store: str | os.PathLike[str]) -> list[Store]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -146,3 +147,17 @@ def test_an_address_without_a_scheduler_is_named(monkeypatch: pytest.MonkeyPatch
         pytest.raises(ValueError, match=r"client must be the address of a running scheduler, got 'tcp://127.0.0.1:9'"),
     ):
         study.run(lambda seed: pd.DataFrame(), {"seed": [1]}, client="tcp://127.0.0.1:9")
+
+
+def test_an_experiment_that_holds_much_data_runs_too() -> None:
+    table = np.random.default_rng(0).normal(size=200_000)  # 1.6 MB
+
+    def experiment(seed: int) -> pd.DataFrame:
+        return pd.DataFrame({"value": [table[seed]]})
+
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        frame = study.run(experiment, {"seed": range(20)}, client=client, seconds=1e-6)
+    assert frame["value"].tolist() == table[:20].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -173,10 +174,10 @@ def test_digests_do_not_depend_on_the_process() -> None:
         + "\n"
         + "class M:\n    def go(self): return {'x', 'y'}, self.go\ng = M()\ndef h(): return g, f('a'), h"
     )
-    script = f"{Path(__file__).read_text().split('ALIKE')[0]}\nprint(key(made({text!r}, 'h')))"
+    script = f"from kdlib.study.identity import key\nnames = {{'__name__': '__main__'}}\nexec({text!r}, names)\nprint(key(names['h']))"
     found = {
         subprocess.run(
-            [sys.executable, "-c", script], env={**__import__("os").environ, "PYTHONHASHSEED": salt},
+            [sys.executable, "-c", script], env=os.environ | {"PYTHONHASHSEED": salt, "PYTHONPATH": str(Path(__file__).parents[2])},
             capture_output=True, text=True, check=True,
         ).stdout.strip()
         for salt in ("1", "2")

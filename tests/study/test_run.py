@@ -230,7 +230,7 @@ def test_an_interrupt_without_a_store_hands_over_what_is_finished(monkeypatch: p
             raise KeyboardInterrupt
         return pd.DataFrame({"value": [seed]})
 
-    with pytest.raises(study.Stopped, match="stopped after 3 of 8 points; they are in .finished") as caught:
+    with pytest.raises(study.Stopped, match=r"stopped after 3 of 8 points; they are in \.finished") as caught:
         study.run(experiment, {"seed": range(8)}, processes=1)
     assert caught.value.finished["value"].tolist() == [0, 1, 2]
 
@@ -271,7 +271,7 @@ def test_results_of_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(pools, "versions", lambda: {"torch": "0.0"})
     with pytest.raises(
-        study.Incomplete, match=r"must have the versions of this process, got .* 0\.0 here|torch .* 0\.0 here|None here"
+        study.Incomplete, match=r"must have the versions of this process, got python 3[.0-9]+ there, None here"
     ):
         study.run(lambda seed: pd.DataFrame({"value": [seed]}), {"seed": [1]}, processes=1)
 
