@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 .PHONY: help book check test lowest newest lab bench mutants lint fix lock clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do printf '  make %-7s %s\n' "$$name" "$$text"; done
+	@awk -F ':[^#]*## ' '/^[a-z]+:[^#]*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 book: $(READY) ## run the chapters that changed, build the pages, say where the first one is
 	@$(RUN) -m book.tools book
@@ -66,12 +66,18 @@ lock: $(READY) ## write the versions installed now to constraints.txt
 clean: ## delete everything that was built (not the environment, .venv)
 	rm -rf _build .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
 
-# The environment is made anew only when the content of its two files changed. The stamp, a copy of both, is written
-# last: a creation that was interrupted has none and starts over.
+# What the environment is made from: the pins, and of pyproject.toml only what an installation reads.
+MADE_FROM = $(PYTHON) -c 'import json, pathlib, tomllib; \
+  whole = tomllib.loads(pathlib.Path("pyproject.toml").read_text("utf8")); project = whole["project"]; \
+  names = ("name", "version", "requires-python", "dependencies", "optional-dependencies", "scripts"); \
+  print(json.dumps([whole["build-system"], {name: project.get(name) for name in names}, whole["tool"].get("hatch")], indent=1)); \
+  print(pathlib.Path("constraints.txt").read_text("utf8"))'
+
+# It is made anew only when that changed. The stamp is written last: a creation that was interrupted has none and starts over.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "kdlib needs Python 3.11 or newer; name one like this: make book PYTHON=python3.12" >&2; exit 1; }
-	@if cat $^ | cmp -s - $@; then touch $@; else \
-	  set -e; echo "making the environment in $(VENV) (once; some minutes) ..."; rm -rf $(VENV); \
+	@set -e; made_from=$$($(MADE_FROM)); if [ "$$made_from" = "$$(cat $@ 2>/dev/null)" ]; then touch $@; else \
+	  echo "making the environment in $(VENV) (once; some minutes) ..."; rm -rf $(VENV); \
 	  $(PYTHON) -m venv $(VENV) || { echo "no environment: on Debian and Ubuntu, install python3-venv first" >&2; exit 1; }; \
 	  $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test]'; \
-	  cat $^ > $@.new; mv $@.new $@; fi
+	  printf '%s\n' "$$made_from" > $@.new; mv $@.new $@; fi

@@ -20,8 +20,8 @@ EXAMPLES = """\
 examples:
   kdlib check-loss mine:loss          which public bugs has the function `loss` of mine.py in this folder?
   kdlib check-loss mine:loss --json   the same for programs
-  kdlib study FILE --store DIR        run the study that a Python file defines, and keep its results in a folder
-  kdlib study --help                  more about one command
+  kdlib check-loss --help             more about one command
+  kdlib study --help                  run an experiment on a grid of points: examples
 """
 
 

@@ -4,14 +4,16 @@
     python -m book.tools check     judge what the last build produced (budgets, errors, claims, alt text, pages)
     python -m book.tools claims    compare the claims with book/claims.yml; --write records them
     python -m book.tools run       run chapters only, in any profile
+    python -m book.tools calibrate compare this machine with the one whose seconds the budgets stand in
     python -m book.tools lint      check the code cells and the headers of the chapters
     python -m book.tools lab       open JupyterLab on the chapters
 
 The path a chapter takes, one module per step:
 
-1. ``chapters``  Markdown -> notebook (jupytext) -> executed notebook (papermill), stored with a key of everything
-   that could change its result, so that a chapter runs again only when it must.
-2. ``gates``     reads executed notebooks and built pages and lists what is wrong with them.
+1. ``execute``   Markdown -> notebook (jupytext) -> executed notebook (papermill, by ``worker`` and ``kernel``, in a group of
+   ``processes`` that ends as one), stored with what it cost (``calibration``) and a key of everything that could change
+   its result (``keys``), so that a chapter runs again only when it must.
+2. ``gates``     reads executed notebooks and built pages and lists what is wrong with them; ``budgets`` what was too dear.
 3. ``pages``     puts the executed notebooks into jupyter-cache and lets Jupyter Book build strictly from there.
 
 Everything made on the way lies under ``_build/``; deleting that folder loses time and nothing else.

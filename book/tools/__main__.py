@@ -17,7 +17,7 @@ import nbformat
 import yaml
 from jupytext.config import load_jupytext_config
 
-from . import contents, execute, gates, pages
+from . import budgets, calibration, contents, execute, gates, pages
 
 CELL_WIDTH = 88  # characters of code that a page shows in one line
 CLAIMS_HEADER = (
@@ -53,7 +53,8 @@ def check(root: Path, args: argparse.Namespace) -> int:
     found = gates.claims_in(executed)
     differences = gates.claim_differences(found, gates.recorded_claims(root / "book" / contents.LEDGER))
     if args.profile == "page":
-        faults += gates.over_budget(executed)
+        print("\n".join(budgets.costs(executed)))
+        faults += budgets.over_budget(executed)
         if differences:
             differences.append("if what is new is right, record it: python -m book.tools claims --write")
         faults += differences
@@ -86,6 +87,16 @@ def claims(root: Path, args: argparse.Namespace) -> int:
     ]
     contents.write_atomically(path, "\n".join([CLAIMS_HEADER, *entries]))
     print(f"wrote {len(found)} claim(s) to {path}")
+    return 0
+
+
+def calibrate(root: Path, args: argparse.Namespace) -> int:
+    """Measure this machine in units of the reference machine; with --write, make it the reference."""
+    now = calibration.measure()
+    if args.write or not calibration.REFERENCE.is_file():
+        calibration.record(now)
+        print(f"wrote {calibration.REFERENCE}")
+    print(calibration.describe(now, calibration.reference()))
     return 0
 
 
@@ -145,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(prog="python -m book.tools", description="From source to proof.")
     main.add_argument("--root", type=Path, default=Path(__file__).parents[2], help="the repository (default: this)")
     commands = main.add_subparsers(dest="command", required=True)
-    for function in (book, run, check, claims, lint, lab):
+    for function in (book, run, check, claims, calibrate, lint, lab):
         command = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
         command.set_defaults(function=function)
         if function is book:
@@ -156,6 +167,8 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("names", nargs="*", metavar="chapter", help="for example levels/universe")
         if function is claims:
             command.add_argument("--write", action="store_true", help="record the claims of the last run")
+        if function is calibrate:
+            command.add_argument("--write", action="store_true", help="make this machine the reference")
         if function is lint:
             command.add_argument("--fix", action="store_true", help="write chapters as jupytext would")
         if function is lab:
@@ -166,7 +179,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
-        return int(args.function(args.root.resolve(), args))
+        return int(args.function(args.root.expanduser().resolve(), args))
     except (ValueError, pages.BuildError) as problem:
         print(problem, file=sys.stderr)
         return 1

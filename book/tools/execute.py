@@ -1,25 +1,29 @@
-"""Run each chapter when it must be run, and keep what it produced."""
+"""Run each chapter when it must be run, and keep what it produced with what it cost."""
 
 import json
-import multiprocessing
-import os
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import nbformat
 
+from . import calibration
+from .budgets import Measured
+from .calibration import Calibration
 from .contents import Chapter, chapters, write_atomically
 from .keys import chapter_key, environment_key, stored_key
+from .processes import Group, Usage, surroundings
 
 PROFILES = ("page", "smoke", "full")
 CELL_TIMEOUT = {"page": 300, "smoke": 300, "full": None}  # seconds; a stop for runaway cells, not the budget
+TOOLS = Path(__file__).parents[2]  # the checkout that these tools belong to
+WORKER = (sys.executable, "-m", "book.tools.worker")
 
 
 @dataclass(frozen=True)
@@ -28,59 +32,103 @@ class Run:
 
     name: str
     state: str
-    seconds: float
-    peak_mb: float | None = None  # largest resident size of the kernel, MB of 1e6 bytes; None where unknown
+    measured: Measured | None = None
     error: str = ""
 
 
-def check_parameters(inferred: dict[str, Any], given: dict[str, str], name: str) -> None:
-    """papermill only warns about a parameter the notebook does not have; here it is an error."""
-    if unknown := sorted(set(given) - set(inferred)):
-        known = ", ".join(sorted(inferred)) or "none"
-        raise ValueError(f"{name} has no parameter {', '.join(unknown)}; its `parameters` cell sets: {known}")
-    default = str(inferred.get("profile", {}).get("default", "")).strip("'\"")
-    if default != "page":
-        raise ValueError(f'{name}: the `parameters` cell must set profile = "page", found {default!r}')
+class _Attempt:
+    """One try at one chapter; `start` it, `poll` it until it gives a Run, and `end` it whatever happens."""
 
+    def __init__(self, root: Path, chapter: Chapter, profile: str, target: Path, key: str) -> None:
+        self.root, self.chapter, self.profile, self.target, self.key = root, chapter, profile, target, key
+        self.machine: Calibration | None = None
+        self.group: Group | None = None
+        self.repeated = False
+        self.open = ExitStack()  # the scratch folder and the log
 
-def execute(chapter: Chapter, parameters: dict[str, str], timeout: int | None) -> nbformat.NotebookNode:
-    """Run one Markdown chapter in its own folder; the executed notebook, also when a cell raised.
+    def stored(self) -> Run | None:
+        """The run that lies there, if it is up to date and, in the page profile, within its budget."""
+        if stored_key(self.target) != self.key:
+            return None
+        measured = Measured.of(json.loads(self.target.read_text("utf8"))["metadata"])
+        if measured is None or measured.over or (self.profile == "page" and measured.cost is None):
+            return None
+        return Run(self.chapter.name, "cached", measured)
 
-    Without parameters the cells that run are exactly the source's cells, which is what jupyter-cache needs.
-    """
-    import papermill
+    def start(self, max_age: float = calibration.FRESH) -> None:
+        """Measure the machine where the run is to be judged (again if that was longer ago), then start the worker."""
+        if self.profile == "page":
+            self.machine = calibration.current(max_age)
+        self.scratch = Path(
+            self.open.enter_context(tempfile.TemporaryDirectory(prefix="kdlib-book-", ignore_cleanup_errors=True))
+        )
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        self.log = self.target.with_suffix(".log")  # what the worker and the kernel say by themselves goes here
+        stream: IO[str] = self.open.enter_context(self.log.open("w"))
+        request = {
+            "name": self.chapter.name,
+            "source": str(self.chapter.source),
+            "root": str(self.root),
+            "folder": str(self.scratch),
+            "parameters": {} if self.profile == "page" else {"profile": self.profile},
+            "timeout": CELL_TIMEOUT[self.profile],
+        }
+        self.group = Group(
+            [*WORKER, json.dumps(request)],
+            env=surroundings(TOOLS, self.scratch),
+            cwd=TOOLS,
+            stdout=stream,
+            stderr=stream,
+        )
+        self.group.start()
 
-    with tempfile.TemporaryDirectory(prefix="kdlib-book-") as scratch:
-        plain, done = f"{scratch}/source.ipynb", f"{scratch}/executed.ipynb"
-        nbformat.write(chapter.read(), plain)
-        # profile stands for the rest: a page run injects nothing, so its default must be the page profile
-        check_parameters(papermill.inspect_notebook(plain), parameters, chapter.name)
+    def poll(self) -> Run | None:
+        """None while it runs; then what became of it, with the notebook in its place."""
+        assert self.group is not None
+        status = self.group.poll()
+        if status is None:
+            return None
+        measured = Measured(self.group.usage(), self.machine)
+        self.group.end()  # whatever the chapter left running must not cost the next one
+        notebook, error = self._outcome(status, measured.usage)
+        if notebook is not None:
+            notebook.metadata["kdlib"] = {
+                "key": None if error else self.key,
+                "profile": self.profile,
+                **measured.to_metadata(),
+            }
+            write_atomically(self.target, nbformat.writes(notebook) + "\n")
+        self.end()
+        return Run(self.chapter.name, "failed" if error else "run", measured, error)
+
+    def _outcome(self, status: int, usage: Usage) -> tuple[nbformat.NotebookNode | None, str]:
+        """The executed notebook, if there is one to show, and what went wrong."""
+        said, executed = self.scratch / "error.txt", self.scratch / "executed.ipynb"
+        if status == 0:
+            notebook = nbformat.read(executed, as_version=4)
+            return notebook, _first_error(notebook)
+        held = f"its processes held up to {usage.peak_mb:.0f} MB"
+        if status < 0:
+            number = -status
+            name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
+            error = f"its process was ended by {name} from outside"
+            if name == "SIGKILL":
+                error += f", which is what a system short of memory does; {held}"
+        elif said.is_file():
+            error = said.read_text("utf8")
+            if error.startswith("DeadKernelError"):
+                error += f": it was ended from outside, for example for want of memory, or crashed; {held}"
+        else:
+            error = f"its process ended with status {status}"
+        return None, f"{error}\n(what its process said: {self.log})"
+
+    def end(self) -> None:
+        """End all that is left of it and remove its scratch folder."""
         try:
-            papermill.execute_notebook(
-                plain,
-                done,
-                parameters,
-                kernel_name="python3",
-                cwd=str(chapter.source.parent),
-                progress_bar=False,
-                execution_timeout=timeout,
-            )
-        except papermill.PapermillExecutionError:
-            notebook = nbformat.read(done, as_version=4)
-            # papermill adds a cell on top that points to the failure; the error itself stays in its own cell
-            notebook.cells = [c for c in notebook.cells if "papermill-error-cell-tag" not in c.metadata.get("tags", [])]
-            return notebook
-        return nbformat.read(done, as_version=4)
-
-
-def _peak_mb() -> float | None:
-    """Largest resident size among the finished children of this process."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e6
+            if self.group is not None:
+                self.group.end()
+        finally:
+            self.open.close()
 
 
 def _first_error(notebook: nbformat.NotebookNode) -> str:
@@ -91,24 +139,8 @@ def _first_error(notebook: nbformat.NotebookNode) -> str:
     return ""
 
 
-def _run_in_worker(chapter: Chapter, target: Path, profile: str, parameters: dict[str, str], key: str) -> Run:
-    """Body of the worker process: one chapter, then the process ends, so its peak memory is the kernel's."""
-    started = time.perf_counter()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    log = target.with_suffix(".log")  # what the kernel process itself says (notices, crashes) goes here
-    with log.open("w") as stream:
-        os.dup2(stream.fileno(), 2)
-    try:
-        notebook = execute(chapter, parameters, CELL_TIMEOUT[profile])
-        error = _first_error(notebook)
-    except Exception as problem:  # a dead kernel or a bad parameter must not stop the other chapters
-        notebook, error = None, f"{type(problem).__name__}: {problem}\n(what its process said: {log})"
-    seconds, peak = time.perf_counter() - started, _peak_mb()
-    if notebook is not None:
-        notebook.metadata["kdlib"] = {"key": None if error else key, "profile": profile, "peak_mb": peak}
-        seconds = float(notebook.metadata.get("papermill", {}).get("duration") or seconds)
-        write_atomically(target, nbformat.writes(notebook) + "\n")
-    return Run(chapter.name, "failed" if error else "run", seconds, peak, error)
+def _say(line: str) -> None:
+    print(line, flush=True)  # at once, also where the output goes to a file
 
 
 def run_chapters(
@@ -116,55 +148,63 @@ def run_chapters(
     profile: str = "page",
     names: Iterable[str] = (),
     folder: Path | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = _say,
+    jobs: int = 1,
 ) -> list[Run]:
-    """Run the chapters whose stored result is out of date, one after another, with a line for each.
+    """Run the chapters whose stored result is out of date, `jobs` at a time, with a line for each.
 
-    A failing chapter does not stop the others: each good result is stored as soon as it is there.
-    ``folder`` stores somewhere else than ``_build/chapters``. ValueError for an unknown profile or name.
+    A failing chapter does not stop the others: each good result is stored as soon as it is there. In the page profile
+    chapters run one at a time, since they are measured. A run over its budget that something from outside disturbed is
+    run once more; a stored one over its budget is out of date.
+    ``folder`` stores somewhere else than ``_build/chapters``. ValueError for an unknown profile or name, a number of
+    jobs that does not fit, or a root without kdlib.
     """
     if profile not in PROFILES:
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {profile!r}")
-    parameters = {} if profile == "page" else {"profile": profile}
-    environment, runs = environment_key(root), []
+    if jobs < 1 or (profile == "page" and jobs > 1):
+        raise ValueError(f"jobs must be {'1 in profile page' if profile == 'page' else 'at least 1'}, got {jobs}")
     todo = chapters(root, names)
+    if not (root / "kdlib" / "__init__.py").is_file():
+        raise ValueError(f"{root} has no kdlib of its own; its chapters would run with another, of {sys.prefix}")
+    environment = environment_key(root)
+    waiting = []
+    for chapter in todo:
+        target = folder / f"{chapter.name}.ipynb" if folder else chapter.executed(root, profile)
+        waiting.append(_Attempt(root, chapter, profile, target, chapter_key(root, chapter, environment)))
     width = max((len(chapter.name) for chapter in todo), default=0)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=spawn, max_tasks_per_child=1) as pool:
-        for number, chapter in enumerate(todo, 1):
-            target = folder / f"{chapter.name}.ipynb" if folder else chapter.executed(root, profile)
-            key = chapter_key(root, chapter, environment)
-            label = f"[{number}/{len(todo)}] {chapter.name:{width}}"
-            if stored_key(target) == key:
-                run = Run(chapter.name, "cached", *_cost(target))
-            else:
-                try:
-                    run = pool.submit(_run_in_worker, chapter, target, profile, parameters, key).result()
-                except KeyboardInterrupt:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    _stop_workers()
-                    raise
-            memory = f"{run.peak_mb:6.0f} MB" if run.peak_mb else " " * 9
-            say(f"{label}  {run.seconds:6.1f} s {memory}  {run.state}")
-            if run.error:
-                say(run.error)
-            runs.append(run)
+    runs: list[Run] = []
+    running: list[_Attempt] = []
+
+    def report(run: Run) -> None:
+        runs.append(run)
+        say(f"[{len(runs)}/{len(todo)}] {run.name:{width}}  {run.measured}  {run.state}")
+        if run.error:
+            say(run.error)
+
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                attempt = waiting.pop(0)
+                if stored := attempt.stored():
+                    report(stored)
+                else:
+                    running.append(attempt)
+                    attempt.start()
+            time.sleep(0.02)
+            for attempt in list(running):
+                if (run := attempt.poll()) is None:
+                    continue
+                if run.state == "run" and run.measured and run.measured.doubtful and not attempt.repeated:
+                    say(f"{run.name}: {run.measured.account()}; so it is measured again")
+                    attempt.repeated = True
+                    attempt.start(max_age=0.0)
+                else:
+                    running.remove(attempt)
+                    report(run)
+    finally:
+        for attempt in running:
+            attempt.end()
     return runs
-
-
-def _stop_workers() -> None:
-    """End the workers after an interrupt, which a worker that was only being started has not heard."""
-    for worker in multiprocessing.active_children():
-        worker.join(3)  # who heard it shuts its kernel down first
-        if worker.is_alive() and worker.pid and os.name == "posix":
-            os.kill(worker.pid, signal.SIGINT)
-            worker.join(10)
-        worker.terminate()
-
-
-def _cost(executed: Path) -> tuple[float, float | None]:
-    metadata = json.loads(executed.read_text("utf8"))["metadata"]
-    return float(metadata["papermill"]["duration"]), metadata["kdlib"]["peak_mb"]
 
 
 def load_executed(root: Path, profile: str, names: Iterable[str] = ()) -> dict[str, nbformat.NotebookNode]:

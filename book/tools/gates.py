@@ -19,7 +19,6 @@ CLAIMS_MIME = "application/vnd.kdlib.claims+json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 RECORDED = ("sentence", "source", "verdict")  # of a claim; what was measured varies with the machine
-CHAPTER_SECONDS, CHAPTER_MB, BOOK_SECONDS = 60.0, 2000.0, 720.0  # page profile on two cores
 PAGE_BYTES = 1_500_000
 TRACEBACK = "Traceback (most recent call last)"
 
@@ -116,23 +115,7 @@ def notebook_faults(name: str, notebook: NotebookNode) -> list[str]:
     return [fault for gate in gates for fault in gate(name, notebook)]
 
 
-# ---------------------------------------------------------------- budgets and claims
-
-
-def over_budget(executed: Mapping[str, NotebookNode]) -> list[str]:
-    """Chapters over 60 s or 2 GB, and all of them together over 12 minutes, as papermill measured them."""
-    faults, total = [], 0.0
-    for name, notebook in executed.items():
-        seconds = float(notebook.metadata["papermill"]["duration"])
-        peak = notebook.metadata.get("kdlib", {}).get("peak_mb")
-        total += seconds
-        if seconds > CHAPTER_SECONDS:
-            faults.append(f"{name}: took {seconds:.1f} s, the budget is {CHAPTER_SECONDS:.0f} s")
-        if peak is not None and peak > CHAPTER_MB:
-            faults.append(f"{name}: used {peak:.0f} MB, the budget is {CHAPTER_MB:.0f} MB")
-    if total > BOOK_SECONDS:
-        faults.append(f"all chapters together took {total:.0f} s, the budget is {BOOK_SECONDS:.0f} s")
-    return faults
+# ---------------------------------------------------------------- claims
 
 
 def claims_in(executed: Mapping[str, NotebookNode]) -> dict[str, dict[str, str]]:

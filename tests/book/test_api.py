@@ -92,7 +92,7 @@ def test_every_public_name_is_on_the_page(site: Path) -> None:
     listed = entries(site)
     there = {id(resolve(name)) for name, kind in listed.items() if kind != "py:method" and kind != "py:property"}
     missing = [name for name, value in public() if name not in listed and id(value) not in there]
-    assert missing == []
+    assert not missing, "\n".join(missing)
     assert len(listed) > 100 and {"kdlib.losses.kd_loss", "kdlib.fleet.Fleet.predict", "kdlib.plots.COLOURS"} <= set(
         listed
     )

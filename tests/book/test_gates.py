@@ -104,18 +104,6 @@ def test_bare_figures_need_a_description_in_the_cell():
     assert faults(notebook(figure, cell={"mystnb": {"image": {"alt": "a rising line"}}})) == []
 
 
-def measured(seconds: float, peak_mb: float | None) -> Any:
-    return notebook(metadata={"papermill": {"duration": seconds}, "kdlib": {"peak_mb": peak_mb}})
-
-
-def test_budgets():
-    assert gates.over_budget({"a": measured(59, 1999), "b": measured(1, None)}) == []
-    assert gates.over_budget({"a": measured(61, 10)}) == ["a: took 61.0 s, the budget is 60 s"]
-    assert gates.over_budget({"a": measured(1, 2001)}) == ["a: used 2001 MB, the budget is 2000 MB"]
-    many = {str(number): measured(59, 10) for number in range(13)}
-    assert gates.over_budget(many) == ["all chapters together took 767 s, the budget is 720 s"]
-
-
 def test_claims_are_collected_over_chapters_and_ids_are_unique():
     executed = {"a": notebook(claims(("one", "confirmed"))), "b": notebook(claims(("two", "inconclusive")))}
     assert gates.claims_in(executed) == {"one": claim("confirmed"), "two": claim("inconclusive")}

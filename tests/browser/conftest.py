@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests import leftovers
+
 
 @dataclass
 class Visit:
@@ -24,15 +26,16 @@ class Visit:
     errors: list[str] = field(default_factory=list)
 
 
-# Per module: while Playwright is open its event loop counts as running, and asyncio.run would fail in other tests.
-@pytest.fixture(scope="module")
+# One for this folder, not for the session: while Playwright is open its event loop counts as running, and asyncio.run
+# would fail in other tests. (A folder counts for pytest as a package when it has an __init__.py.)
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Any]:
     """A headless Chromium; skips where Playwright or the browser is absent. KDLIB_CHROMIUM names another program."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     program = os.environ.get("KDLIB_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
     if not Path(program).exists():
         pytest.skip(f"no Chromium at {program}")
-    with sync_api.sync_playwright() as playwright:
+    with leftovers.none(), sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
         )
@@ -70,22 +73,23 @@ def visit(chromium: Any) -> Iterator[Callable[..., Visit]]:
         context.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="package")
 def serve() -> Iterator[Callable[[Path], str]]:
-    """serve(folder) is the address of a small web server for that folder."""
-    servers = []
+    """serve(folder) is the address of a small web server for that folder, the same one each time."""
+    servers: dict[Path, http.server.ThreadingHTTPServer] = {}
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
             pass
 
-    def start(folder: Path) -> str:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
+    def address(folder: Path) -> str:
+        if folder not in servers:
+            handler = functools.partial(Quiet, directory=str(folder))
+            servers[folder] = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+            threading.Thread(target=servers[folder].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[folder].server_port}"
 
-    yield start
-    for server in servers:
+    yield address
+    for server in servers.values():
         server.shutdown()
         server.server_close()

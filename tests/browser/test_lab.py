@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from book.tools.__main__ import lab_command
+from tests import leftovers
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
@@ -39,16 +40,20 @@ def lab(tmp_path: Path) -> Iterator[str]:
     command = [*start, "--no-browser", "--port=0", "--IdentityProvider.token=", "--allow-root"]
     own = {name: str(tmp_path / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")}
     log = tmp_path / "lab.log"
-    with log.open("w") as out:
+    with leftovers.none(), log.open("w") as out:
         server = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=out, env=os.environ | own)
-    try:
-        address = wait_for(lambda: re.search(r"http://(?:localhost|127\.0\.0\.1):(\d+)/", log.read_text()), server, log)
-        home = f"http://127.0.0.1:{address[1]}"
-        wait_for(lambda: answers(f"{home}/api/status"), server, log)
-        yield home
-    finally:
-        server.terminate()
-        server.wait(20)
+        try:
+            said = re.compile(r"http://(?:localhost|127\.0\.0\.1):(\d+)/")
+            home = f"http://127.0.0.1:{wait_for(lambda: said.search(log.read_text()), server, log)[1]}"
+            wait_for(lambda: answers(f"{home}/api/status"), server, log)
+            yield home
+        finally:
+            server.terminate()
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
 
 
 def wait_for(condition: Any, server: subprocess.Popen[bytes], log: Path, seconds: float = 90) -> Any:

@@ -166,3 +166,15 @@ def test_the_cifar100_table():
     # A network that has learned confuses classes of one superclass far more often than chance (4 of 99) would.
     wrong = predicted != table["labels"]
     assert (table["groups"][predicted] == table["groups"][table["labels"]])[wrong].mean() > 0.2
+
+
+def test_a_runner_up_by_a_hair_stays_the_runner_up(place):
+    """Nearer to the largest logit than half a step, before it and after it: both would round to the top level."""
+    x, y = torch.zeros(3, 2), torch.tensor([2, 0, 1])
+    task = Task(x, y, x, y, 4)
+    logits = torch.tensor([[4.9999, 0.0, 5.0, 1.0], [5.0, 4.9999, 0.0, 1.0], [4.9999, 5.0, 4.9999, 0.0]])
+    pack_logits(place / "small.npz", logits, task)
+    table = shipped("small")
+    assert table["logits"].argmax(1).tolist() == [2, 0, 1] and table["accuracy"] == 1.0
+    top = np.sort(table["logits"], axis=1)
+    assert (top[:, -1] - top[:, -2]).min() > 0.5 * 5 / 255

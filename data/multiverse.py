@@ -1,0 +1,123 @@
+"""The ladder of the levels under other choices: one thing changed at a time, and choices combined at random; 20 seeds each.
+
+    kdlib study data/multiverse.py --store _build/studies/multiverse
+
+A point is one world, seed and variation: the world is drawn anew for each seed, a teacher trained, and one fleet of students,
+one for each table of the ladder. What a variation leaves out is as in the chapters: T = 4, alpha = 0.9, `data.STUDENT`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from kdlib import Recipe, Task, data, train
+from kdlib.levels.split import ladder, permuted_targets
+from kdlib.losses import soften
+
+BASE: dict[str, dict[str, Any]] = {
+    "H": {"n": 1000, **data.STUDENT["H"]},
+    "S": {"n": 2000, **data.STUDENT["S"]},
+    "F": {"n": 200, **data.STUDENT["F"]},
+    "digits": {"n": 100, "hidden": (128,), "epochs": 100, "batch_size": 50},
+}
+READER = {"hidden": (128,), "epochs": 20, "batch_size": 64, "lr": 2e-3, "weight_decay": 0.1}  # the teacher of digits
+
+# What is changed: factors of the base's numbers, or values in their place.
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "length x": (0.25, 0.5, 2, 4),
+    "width x": (0.5, 2, 4),
+    "hidden layers": (2, 3),
+    "batch x": (0.25, 0.5, 2),
+    "learning rate x": (0.5, 2),
+    "optimiser": ("SGD",),
+    "weight decay": (0.1, 1.0),
+    "examples x": (0.5, 2, 4),
+    "teacher's width x": (0.25, 2),
+    "teacher's data x": (0.25, 0.5),
+    "T": (1, 2, 8),
+    "alpha": (0.5, 1.0),
+    "classes": (10,),
+}
+ONE_AT_A_TIME = {
+    f"{name} {value:g}" if not isinstance(value, str) else f"{name} {value}": {name: value}
+    for name, values in CHOICES.items()
+    for value in values
+}
+
+
+def at_random(count: int = 24) -> dict[str, dict[str, Any]]:
+    """Combinations in which each choice is changed with probability 1/3, to one of its values."""
+    draw = np.random.default_rng(0)
+    made = {}
+    while len(made) < count:
+        changed = {
+            name: values[draw.integers(len(values))] for name, values in CHOICES.items() if draw.random() < 1 / 3
+        }
+        if len(changed) > 1:
+            made[f"combination {len(made) + 1}"] = changed
+    return made
+
+
+VARIATIONS: dict[str, dict[str, Any]] = {"as in the chapters": {}, **ONE_AT_A_TIME, **at_random()}
+grid = {"world": list(BASE), "variation": list(VARIATIONS), "seed": range(20)}
+
+
+def drawn(world: str, seed: int, n: int, classes: int | None) -> Task:
+    """A task with n training examples (of `classes` classes, where that is given) and a teacher's own set in `extra`."""
+    if world == "digits":
+        task = data.digits(seed)
+        rows = torch.randperm(len(task.y_train), generator=torch.Generator().manual_seed(seed))
+        extra = {"x_teacher": task.x_train, "y_teacher": task.y_train}
+        task = Task(task.x_train[rows[:n]], task.y_train[rows[:n]], task.x_test, task.y_test, 10, None, "digits", extra)
+        keep = None if classes is None else 5
+    else:
+        task, keep = data.world(world, seed, n_train=n), classes
+    return task if keep is None else first_classes(task, keep)
+
+
+def first_classes(task: Task, count: int) -> Task:
+    """The task with its first `count` classes alone."""
+    parts: dict[str, Any] = {}
+    for name in ("train", "test", "teacher"):
+        x, y = (task.extra.get(f"{v}_{name}") if name == "teacher" else getattr(task, f"{v}_{name}") for v in "xy")
+        if y is not None:
+            parts[f"x_{name}"], parts[f"y_{name}"] = x[y < count], y[y < count]
+    own = {key: parts.pop(key) for key in ("x_teacher", "y_teacher") if key in parts}
+    return Task(**parts, num_classes=count, name=task.name, extra=own)
+
+
+def experiment(world: str, variation: str, seed: int) -> pd.DataFrame:
+    """One row per table of the ladder: test accuracy and nll of its student, and the teacher's accuracy."""
+    change, base = VARIATIONS[variation], BASE[world]
+    task = drawn(world, seed, max(20, round(base["n"] * change.get("examples x", 1))), change.get("classes"))
+    teaching = READER if world == "digits" else data.TEACHER[world]
+    wide = [max(4, round(w * change.get("teacher's width x", 1))) for w in teaching["hidden"]]
+    theirs = task.for_teacher
+    rows = torch.randperm(len(theirs.y_train), generator=torch.Generator().manual_seed(seed + 1))
+    share = round(len(rows) * change.get("teacher's data x", 1))
+    longer = {"epochs": round(teaching["epochs"] * len(rows) / share)}  # as many steps on less data
+    teacher = train(
+        theirs.subset(rows[:share].sort().values), Recipe.hard(), seeds=[seed], **teaching | {"hidden": wide} | longer
+    )
+    v, y, T = teacher.predict(task.x_train)[0], task.y_train, change.get("T", 4)
+    tables = ladder(soften(v, T), y) | {"permuted": permuted_targets(soften(v, T), y, seed=seed)}
+    del tables["hard labels"]
+    recipes = [Recipe.hard(), *(Recipe(name, table, T, change.get("alpha", 0.9)) for name, table in tables.items())]
+    width = max(4, round(base["hidden"][0] * change.get("width x", 1)))
+    sgd = "optimiser" in change
+    settings = {
+        "hidden": (width,) * change.get("hidden layers", 1),
+        "epochs": max(1, round(base["epochs"] * change.get("length x", 1))),
+        "batch_size": max(8, round(base.get("batch_size", 128) * change.get("batch x", 1))),
+        "lr": (0.1 if sgd else 3e-3) * change.get("learning rate x", 1),
+        "weight_decay": change.get("weight decay", 0.0) * (1e-2 if sgd else 1),  # SGD's decay is coupled: the same pull
+    }
+    if sgd:
+        settings["optimiser"] = partial(torch.optim.SGD, momentum=0.9)
+    frame = train(task, recipes, seeds=[seed], **settings).evaluate(task)
+    return frame[["recipe", "accuracy", "nll"]].assign(teacher=teacher.evaluate(task)["accuracy"].item())
