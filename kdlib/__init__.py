@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         mechanisms,
         models,
         plots,
+        study,
         trainer,
     )
     from kdlib.data import Task
@@ -36,6 +37,7 @@ __all__ = [
     "mechanisms",
     "models",
     "plots",
+    "study",
     "train",
     "trainer",
 ]
@@ -54,6 +56,7 @@ _TABLE = {
     "mechanisms": "kdlib.mechanisms",
     "models": "kdlib.models",
     "plots": "kdlib.plots",
+    "study": "kdlib.study",
     "train": "kdlib.fleet",
     "trainer": "kdlib.trainer",
 }

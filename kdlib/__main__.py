@@ -15,12 +15,13 @@ from pkgutil import resolve_name
 
 from kdlib import __version__
 
-COMMANDS = {"check-loss": "kdlib._check_loss:command"}
+COMMANDS = {"check-loss": "kdlib._check_loss:command", "study": "kdlib.study:command"}
 EXAMPLES = """\
 examples:
   kdlib check-loss mine:loss          which public bugs has the function `loss` of mine.py in this folder?
   kdlib check-loss mine:loss --json   the same for programs
   kdlib check-loss --help             more about one command
+  kdlib study --help                  run an experiment on a grid of points: examples
 """
 
 

@@ -123,7 +123,7 @@ def test_an_unknown_command_line_shows_the_usage(run: Run, arguments: tuple[str,
 def test_the_examples_of_the_help_run(run: Run) -> None:
     status, out, _ = run("--help")
     examples = [line.split("  ")[1].split() for line in out.splitlines() if line.startswith("  kdlib ")]
-    assert status == 0 and len(examples) == 3
+    assert status == 0 and len(examples) == 4
     for program, *arguments in examples:
         assert program == "kdlib"
         assert run(*arguments, source="from kdlib.losses import kd_loss as loss")[0] == 0

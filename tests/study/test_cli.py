@@ -1,0 +1,130 @@
+"""`kdlib study`: runs, goes on, tells how far it is, and says by its exit status what came of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from kdlib import study
+from kdlib.__main__ import main
+
+FILE = """
+from __future__ import annotations
+import dataclasses, pathlib, time
+import pandas as pd
+import neighbour
+
+@dataclasses.dataclass
+class Settings:
+    factor: float = 0.5
+
+def experiment(seed: int, kind: str):
+    time.sleep(0.01)
+    if seed == neighbour.BAD:
+        raise ArithmeticError(f"no root of {-seed}")
+    return pd.DataFrame({"value": [seed * Settings().factor]})
+
+grid = {"seed": range(6), "kind": ["a", "b"]}
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`kdlib study steps.py --store store ...` in the test's folder, in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", ["", *__import__("sys").path])
+    monkeypatch.delitem(__import__("sys").modules, "neighbour", raising=False)
+    Path("steps.py").write_text(FILE)
+    Path("neighbour.py").write_text("BAD = -1\n")
+    return lambda *more: main(["study", "steps.py", "--store", "store", "--processes", "1", *more])
+
+
+def test_a_study_is_run_resumed_and_written_to_a_table(command: Any, capsys: Any) -> None:
+    assert command("--table", "steps.csv") == 0
+    assert "12 points (0 were there before), 12 rows in store" in capsys.readouterr().out
+    table = pd.read_csv("steps.csv")
+    assert list(table) == ["seed", "kind", "value"]
+    assert table["value"].tolist() == [seed / 2 for seed in range(6) for _ in "ab"]
+    assert command() == 2
+    assert re.search("with 12 of 12 points: add --resume to do what is missing", capsys.readouterr().err)
+    Path("steps.py").write_text(FILE.replace("range(6)", "range(7)"))
+    assert command("--resume", "--table", "steps.parquet") == 0
+    assert "14 points (12 were there before)" in capsys.readouterr().out
+    assert len(pd.read_parquet("steps.parquet")) == 14
+
+
+def test_failed_points_are_listed_and_the_others_kept(command: Any, capsys: Any) -> None:
+    Path("neighbour.py").write_text("BAD = 3\n")
+    assert command() == 1
+    said = capsys.readouterr().err
+    assert "2 of 12 points failed, the others are kept in store" in said
+    assert "seed=3, kind='b': ArithmeticError: no root of -3" in said
+    assert sorted(study.collect("store").seed.unique()) == [0, 1, 2, 4, 5]
+
+
+def test_a_dry_run_keeps_nothing_and_estimates(command: Any, capsys: Any) -> None:
+    assert command("--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "12 points, 0 of them in the store" in said
+    assert re.search(r"measured: 12 points in 0\.\d s, 0 of them failed", said)
+    assert "12 points to run: about 1 chunks, 0." in said
+    assert not Path("store").exists()
+
+
+def test_the_status_is_read_while_others_write(command: Any, capsys: Any, script: Any, until: Any) -> None:
+    assert command("--status") == 0
+    assert "0 of 12 points done" in capsys.readouterr().out
+    Path("steps.py").write_text(FILE.replace("0.01", "0.5"))
+    running = script("-m", "kdlib", "study", "steps.py", "--store", "store", "--processes", "1")
+    until(lambda: list(Path("store").glob("*/part-*.parquet")))
+    assert command("--status") == 0
+    said = re.search(
+        r"(\d+) of 12 points done in store/\w{16}\n\d parts, the last one written \d\.\d s ago", capsys.readouterr().out
+    )
+    assert said is not None
+    assert 0 < int(said[1]) < 12
+    assert running.end()[0] == 0
+    assert command("--status") == 0
+    assert "12 of 12 points done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "FILE must be a Python file, got 'steps.py'"),
+        ("experiment = 1 +", "FILE must run, got 'steps.py' with SyntaxError"),
+        ("import nothing_of_this_name", "with ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ("grid = {'seed': [1]}", "FILE must define `experiment`, got 'steps.py' without it"),
+        ("def experiment(seed): ...", "FILE must define `grid`, got 'steps.py' without it"),
+        ("def experiment(seed): ...\ngrid = {'lr': [1]}", "grid must name the arguments of experiment, got lr"),
+    ],
+)
+def test_unusable_files_are_named(text: str | None, message: str, command: Any, capsys: Any) -> None:
+    Path("steps.py").unlink()
+    if text is not None:
+        Path("steps.py").write_text(text)
+    assert command() == 2
+    assert message in capsys.readouterr().err
+
+
+def test_unusable_options_are_named(command: Any, capsys: Any) -> None:
+    assert command("--table", "steps.xlsx") == 2
+    assert "--table must name a .csv or .parquet file, got 'steps.xlsx'" in capsys.readouterr().err
+    assert command("--store", "steps.py") == 2
+    assert "store must be a folder, got the file 'steps.py'" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        command("--dry-run", "--status")
+    assert not Path("store").exists()
+
+
+def test_the_help_has_examples_and_exit_statuses(capsys: Any) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["study", "--help"])
+    said = capsys.readouterr().out
+    assert "kdlib study temperatures.py --store results --resume" in said
+    assert "exit status: 0 all points are done; 1 some failed" in said
