@@ -2,6 +2,7 @@
 
 from kdlib.data.images import available, cifar10, cifar100, digits, fashion_mnist
 from kdlib.data.shipped import shipped
+from kdlib.data.stored import stored_logits
 from kdlib.data.task import Task
 from kdlib.data.worlds import STUDENT, TEACHER, world
 
@@ -15,5 +16,6 @@ __all__ = [
     "digits",
     "fashion_mnist",
     "shipped",
+    "stored_logits",
     "world",
 ]
