@@ -156,6 +156,8 @@ def _open(path: Path, verify: bool) -> StoredLogits:
             f"{path} is no file of stored logits: its format is {about.get('format')!r}, expected {FORMAT!r}"
         )
     try:
+        if about.pop("crc32") != _sum_of_notes(about):
+            raise ValueError("the checksum of its description is another")
         kind, k, width, n = about["kind"], *(int(about[name]) for name in ("num_classes", "width", "length"))
         layout, temperature = _layout(kind, n, width), float(about["temperature"])
         found = {name: (str(array.dtype), tuple(array.shape)) for name, array in arrays.items()}
@@ -246,13 +248,18 @@ def _header(
 ) -> bytes:
     """The head of a safetensors file, whose length does not depend on the checksums."""
     notes = about | {f"crc32 {name}": f"{value:08x}" for name, value in crc.items()}
-    head: dict[str, Any] = {"__metadata__": {name: str(value) for name, value in notes.items()}}
+    strings = {name: str(value) for name, value in notes.items()}
+    head: dict[str, Any] = {"__metadata__": strings | {"crc32": _sum_of_notes(strings)}}
     for name, (dtype, shape) in layout.items():
         size = math.prod(shape) * DTYPES[dtype].itemsize
         head[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offsets[name], offsets[name] + size]}
     text = json.dumps(head).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
+
+
+def _sum_of_notes(notes: dict[str, str]) -> str:
+    return f"{zlib.crc32(json.dumps(sorted(notes.items())).encode()):08x}"
 
 
 def _kept(logits: Tensor, kind: str, width: int, T: float, generator: torch.Generator) -> dict[str, Tensor]:

@@ -183,15 +183,16 @@ class TestDamage:
         blob, rng = file.read_bytes(), random.Random(0)
         data = int.from_bytes(blob[:8], "little") + 8
         ids, _ = teacher()
-        for position in [*rng.sample(range(data), 60), *rng.sample(range(data, len(blob)), 60)]:
+        for position in [*rng.sample(range(data), 200), *rng.sample(range(data, len(blob)), 60)]:
             file.write_bytes(blob[:position] + bytes([blob[position] ^ (1 << rng.randrange(8))]) + blob[position + 1 :])
             try:
                 store = stored_logits(file)
             except ValueError as error:
                 assert "teacher" in str(error)
                 continue
-            assert position < data  # such as a space of the header, or its temperature
+            assert position < data  # a space between the header's words
             assert torch.equal(store.ids, ids.sort().values)
+            assert (store.kind, store.width, store.num_classes, store.temperature) == ("top", 3, 7, 1.0)
 
     def test_without_verifying_the_index_is_still_checked(self, file: Path) -> None:
         blob = file.read_bytes()
@@ -220,6 +221,7 @@ class TestDamage:
         blob = file.read_bytes()
         size = int.from_bytes(blob[:8], "little")
         about = json.loads(blob[8 : 8 + size])["__metadata__"]
+        assert about["format"].startswith("kdlib")
         save_file({"ids": torch.arange(3), "rows": torch.arange(3)}, tmp_path / "mixed", metadata=about)
         with pytest.raises(ValueError, match="mixed is damaged: its arrays are"):
             stored_logits(tmp_path / "mixed")
