@@ -306,6 +306,15 @@ class TestTransforms:
         )
         assert_same(found, expected)
 
+    def test_several_backward_passes_at_once(self) -> None:
+        """Of incoming gradients that are alike within, but not between: the sums must not be scaled in turn."""
+        incoming = torch.tensor([2.0, 3.0, 5.0], dtype=torch.float64)[:, None].expand(3, 5)
+        found, expected = (
+            torch.func.vmap(torch.func.vjp(f, *self.problem.student)[1])(incoming)
+            for f in (self.chunked, self.problem.direct)
+        )
+        assert_same(found, expected)
+
     def test_students_side_by_side(self) -> None:
         h, w, b = torch.randn(3, 5, 4).double(), torch.randn(11, 3, 4).double(), self.problem.b
         dims = (0, 1, None)
