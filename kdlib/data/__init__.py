@@ -9,6 +9,7 @@ from kdlib.data.worlds import STUDENT, TEACHER, world
 
 if TYPE_CHECKING:
     from kdlib.data.images import available, cifar10, cifar100, digits, fashion_mnist
+    from kdlib.data.stored import stored_logits
 
 __all__ = [
     "STUDENT",
@@ -20,6 +21,7 @@ __all__ = [
     "digits",
     "fashion_mnist",
     "shipped",
+    "stored_logits",
     "world",
 ]
 
@@ -29,6 +31,7 @@ _TABLE = {
     "cifar100": "kdlib.data.images",
     "digits": "kdlib.data.images",
     "fashion_mnist": "kdlib.data.images",
+    "stored_logits": "kdlib.data.stored",
 }
 
 if not TYPE_CHECKING:
