@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ def temperature(value: float | Tensor, name: str = "temperature") -> float | Ten
     """Raise ValueError unless a temperature is positive and finite (a tensor is trusted beyond its dtype: no sync on a GPU)."""
     if isinstance(value, Tensor):
         return floating(name, value)
-    if not isinstance(value, Real) or not 0 < value < float("inf"):
+    if not _real(value) or not 0 < value < float("inf"):
         raise ValueError(f"{name} must be a positive finite number, got {value!r}")
     return value
 
@@ -71,16 +71,32 @@ def fraction(value: float | Tensor, name: str) -> float | Tensor:
     """Raise ValueError unless a number lies in [0, 1] (a tensor is trusted beyond its dtype: no sync on a GPU)."""
     if isinstance(value, Tensor):
         return floating(name, value)
-    if not isinstance(value, Real) or not 0 <= value <= 1:
+    if not _real(value) or not 0 <= value <= 1:
         raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
     return value
 
 
+def not_negative(value: float, name: str) -> float:
+    """`value` as a plain float. Raises ValueError unless it is a finite number of at least 0."""
+    if not _real(value) or not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
+    return float(value)
+
+
+def integer(value: int, name: str, least: int = 0) -> int:
+    """`value` as a plain int, NumPy's integers included. Raises ValueError unless it is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return int(value)
+
+
 def positive_int(value: int, name: str) -> int:
-    """Raise ValueError unless `value` is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-    return value
+    """`value` as a plain int, NumPy's integers included. Raises ValueError unless it is an integer of at least 1."""
+    return integer(value, name, 1)
+
+
+def _real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _show(expected: tuple[int | None, ...]) -> str:

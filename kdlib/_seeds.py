@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from kdlib import _check
+
 
 def stream(seed: int, purpose: str) -> torch.Generator:
     """A CPU generator fixed by `seed` (0 or more) and `purpose`.
@@ -13,7 +15,5 @@ def stream(seed: int, purpose: str) -> torch.Generator:
     numbers that placed the classes. (Adding an offset does not help in general: torch's CPU generator keeps only the low
     32 bits of a seed.) Raises ValueError for a seed that is not an integer of at least 0.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
-    mixed = np.random.SeedSequence([int(seed), *purpose.encode()]).generate_state(1)[0]
-    return torch.Generator().manual_seed(int(mixed))
+    mixed = np.random.SeedSequence([_check.integer(seed, "seed"), *purpose.encode()]).generate_state(1)[0]
+    return torch.Generator("cpu").manual_seed(int(mixed))

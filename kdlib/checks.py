@@ -27,7 +27,7 @@ NOTHING = -1e4  # a logit whose softmax is exactly 0
 
 def padded(task: Task, rows: int) -> Task:
     """`task` with `rows` rows of padding after its training examples: inputs 0, label 0, `extra["valid"]` False there."""
-    valid = torch.arange(len(task.x_train) + rows) < len(task.x_train)
+    valid = torch.arange(len(task.x_train) + rows, device=task.x_train.device) < len(task.x_train)
     x, y = (torch.cat([t, t.new_zeros(rows, *t.shape[1:])]) for t in (task.x_train, task.y_train))
     return replace(task, x_train=x, y_train=y, extra={"valid": valid})
 
@@ -94,8 +94,8 @@ def keeps_its_digits(loss: Loss) -> None:
 
 def stays_finite(loss: Loss) -> None:
     """Logits of +-200 give a finite loss and gradient."""
-    v = torch.tensor([[200.0, -200.0, 0.0], [-200.0, 200.0, 0.0]])
-    y, z = torch.tensor([0, 0]), v.flip(0)
+    v = torch.tensor([[200.0, -200.0, 0.0], [-200.0, 200.0, 0.0]], dtype=torch.float32, device="cpu")
+    y, z = torch.tensor([0, 0], dtype=torch.int64, device="cpu"), v.flip(0)
     finite = loss(z, v, y, 1.0, 0.5).isfinite().all() and _gradient(loss, z, v, y, temperature=1.0).isfinite().all()
     assert finite, "logits of 200 give NaN or infinity: is a logarithm taken of a probability?"
 
@@ -151,15 +151,15 @@ def evaluates_what_it_trains(run: Run) -> None:
 
 
 def _problem() -> tuple[Tensor, Tensor, Tensor]:
-    g = torch.Generator().manual_seed(0)
-    z, v = torch.randn(2, 16, 10, generator=g, dtype=torch.float64) * 2
-    return z, v, torch.randint(10, (16,), generator=g)
+    g = torch.Generator("cpu").manual_seed(0)
+    z, v = torch.randn(2, 16, 10, generator=g, dtype=torch.float64, device="cpu") * 2
+    return z, v, torch.randint(10, (16,), generator=g, device="cpu")
 
 
 def _setting() -> tuple[Task, Fleet]:
-    g = torch.Generator().manual_seed(0)
+    g = torch.Generator("cpu").manual_seed(0)
     model = MLP((5, 12, 4), seeds=[100], dtype=torch.float64)
-    x = torch.randn(260, 5, generator=g, dtype=torch.float64)
+    x = torch.randn(260, 5, generator=g, dtype=torch.float64, device="cpu")
     y = model(x)[0].argmax(-1).detach()
     task = padded(Task(x[:60], y[:60], x[60:], y[60:], 4), rows=20)
     return task, Fleet(model, pd.DataFrame({"seed": [100]}))

@@ -21,7 +21,7 @@ from kdlib.claims import CONFIRMED, INCONCLUSIVE, MIME, NOT_REPRODUCED, Claim
 samples = st.builds(
     lambda seed, n, mean: np.random.default_rng(seed).normal(mean, 1.0, n),
     st.integers(0, 2**32 - 1),
-    st.integers(2, 30),
+    st.integers(5, 30),
     st.floats(-2, 2),
 )
 
@@ -59,13 +59,54 @@ def test_verdict_is_the_two_sided_test_against_the_smallest_effect(values: np.nd
 
 
 def test_verdicts_in_words() -> None:
-    assert direction("a", [5.0, 5.1, 4.9]).verdict == "confirmed"
-    assert direction("a", [5.0, 5.1, 4.9], smallest_effect=6.0).verdict == "not reproduced"
-    assert direction("a", [-5.0, -5.1, -4.9]).verdict == "not reproduced"
-    assert direction("a", [5.0, -5.1, 1.0]).verdict == "inconclusive"
-    assert direction("a", [2.0, 2.0, 2.0], 1.0).verdict == "confirmed"  # no spread at all
-    assert direction("a", [2.0, 2.0, 2.0], 2.0).verdict == "inconclusive"  # exactly on the border
-    assert direction("a", [0.1] * 3 + [0.1 + 1e-17], 0.0).verdict == "confirmed"
+    five = np.array([5.0, 5.1, 4.9, 5.0, 5.2])
+    assert direction("a", five).verdict == "confirmed"
+    assert direction("a", five, smallest_effect=6.0).verdict == "not reproduced"
+    assert direction("a", -five).verdict == "not reproduced"
+    assert direction("a", [5.0, -5.1, 1.0, 0.3, 2.0]).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_a_verdict_takes_five_replicates(n: int) -> None:
+    """Two seeds that agree by chance would confirm anything: their interval may be as narrow as one likes."""
+    values = np.array([5.0, 5.001, 4.999, 5.002, 5.0])[:n]
+    assert direction("a", values).verdict == (CONFIRMED if n == 5 else INCONCLUSIVE)
+    assert direction("a", -values).verdict == (NOT_REPRODUCED if n == 5 else INCONCLUSIVE)
+    judged = claims.report(direction("a", values), direction("b", values))
+    assert judged["a"].verdict == (CONFIRMED if n == 5 else INCONCLUSIVE)
+    assert math.isfinite(judged["a"].low)  # what was measured is shown all the same
+    text = judged._repr_mimebundle_()["text/plain"]
+    assert (f"{n} seeds, too few for a verdict, which takes 5" in text) == (n < 5)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.4] * 2,
+        [0.4] * 20,
+        [0.0] * 6,
+        [1e-17, 2e-17, 1e-17, 1.5e-17, 1e-17, 3e-17],  # rounding around nothing
+        [0.1 + 0.2, 0.3, 0.3, 0.3, 0.3],  # of double precision
+        (np.float32(86.4) - np.array([81.2, 81.2, 81.2, 81.20001, 81.2], dtype=np.float32)),  # of single precision
+        [1e9, 1e9 + 1, 1e9, 1e9, 1e9],
+    ],
+)
+@pytest.mark.parametrize("threshold", [0.0, -1.0, 1e12])
+def test_no_verdict_without_spread(values: Sequence[float], threshold: float) -> None:
+    """Replicates that agree say nothing of the next one: usually one run was counted several times."""
+    lonely = direction("a", values, threshold)
+    others = [direction(str(i), np.arange(9.0) + i) for i in range(3)]
+    for claim in (lonely, claims.report(lonely, *others)["a"], claims.report(*others, lonely)["a"]):
+        assert claim.verdict == INCONCLUSIVE
+        assert math.isnan(claim.low) and math.isnan(claim.high)  # an interval of width 0 would contradict the verdict
+    text = claims.report(lonely)._repr_mimebundle_()["text/plain"]
+    assert f"in each of {len(values)} seeds, so no interval and no verdict" in text and "nan" not in text
+    assert "so no interval" in claims.say(values)
+
+
+def test_a_small_spread_is_a_spread() -> None:
+    assert direction("a", [1e-9, 2e-9, 1.5e-9, 1e-9, 3e-9]).verdict == CONFIRMED  # nats, say
+    assert direction("a", [5.0, 5.0, 5.0, 5.0, 5.1]).verdict == CONFIRMED  # ties are no constant
 
 
 def test_identities() -> None:
@@ -132,6 +173,65 @@ class TestHolm:
         )
         assert stats.binomtest(wrong, 1000, 0.05).pvalue > 1e-3
 
+    @staticmethod
+    def reports(truth: Sequence[float], shared: float, n: int = 8, times: int = 400) -> list[list[Claim]]:
+        """Reports on claims with these true effects, whose replicates share a part of their noise, as seeds do."""
+        rng = np.random.default_rng(1)
+        noise = rng.normal(size=(times, len(truth), n)) + shared * rng.normal(size=(times, 1, n))
+        noise /= math.sqrt(1 + shared**2)
+        return [
+            claims.holm([direction(str(i), t + x) for i, (t, x) in enumerate(zip(truth, family, strict=True))])
+            for family in noise
+        ]
+
+    @pytest.mark.parametrize("shared", [0.0, 2.0])
+    @pytest.mark.parametrize("truth", [[0.0] * 5, [3.0, 2.0, 1.0, 0.5, 0.0, 0.0], [-1.0, 1.0, 0.0, 0.01, -0.01]])
+    def test_five_percent_is_the_risk_of_any_wrong_verdict(self, truth: list[float], shared: float) -> None:
+        """Some effects real, some not, some on the other side; a verdict on the wrong side of the truth is wrong too."""
+
+        def wrong(claim: Claim, true: float) -> bool:
+            return (claim.verdict == CONFIRMED and true <= 0) or (claim.verdict == NOT_REPRODUCED and true >= 0)
+
+        made = self.reports(truth, shared)
+        missed = sum(any(wrong(c, t) for c, t in zip(report, truth, strict=True)) for report in made)
+        assert stats.binomtest(missed, len(made), 0.05, alternative="greater").pvalue > 1e-3
+
+    @pytest.mark.parametrize("shared", [0.0, 2.0])
+    def test_an_interval_by_itself_covers_at_least_what_is_promised(self, shared: float) -> None:
+        """At least 95 % for each claim, whatever step it was judged at; for all of them together it is less."""
+        truth = [128.0, 64.0, 32.0, 16.0, 8.0, 4.0, 2.0]
+        made = self.reports(truth, shared)
+        covered = np.array([[c.low <= t <= c.high for c, t in zip(r, truth, strict=True)] for r in made])
+        for times in covered.sum(0):
+            assert stats.binomtest(int(times), len(made), 0.95, alternative="less").pvalue > 1e-3
+        if not shared:  # why they are not called simultaneous
+            assert stats.binomtest(int(covered.all(1).sum()), len(made), 0.95, alternative="less").pvalue < 1e-3
+
+    def test_the_level_shown_is_that_of_the_interval(self) -> None:
+        made = [with_p_value(str(p), p) for p in (0.04, 0.001, 0.3, 0.02)]
+        judged = claims.holm(made)
+        assert [c.level for c in judged] == pytest.approx([1 - 0.05 / 3, 1 - 0.05 / 4, 1 - 0.05 / 3, 1 - 0.05 / 3])
+        for claim in judged:
+            assert (claim.low, claim.high) == pytest.approx(claims.interval(claim.differences, claim.level)[1:])
+            assert claim.together == 4
+        text = claims.report(*made)._repr_mimebundle_()["text/plain"].splitlines()
+        assert "(98.75 % interval, corrected for 4 claims, +" in text[1] and "(98.33 % interval, corrected" in text[0]
+        assert not any("95 % interval" in line for line in text)
+
+    def test_claims_without_a_verdict_count_but_take_no_level_from_others(self) -> None:
+        lonely, real = direction("a", [0.4] * 9), with_p_value("b", 0.02)
+        assert claims.report(lonely, real)["b"].verdict == CONFIRMED  # 0.02 < 0.05 / 2
+        assert claims.report(lonely, direction("c", [1.0, 2.0]), real)["b"].verdict == INCONCLUSIVE  # 0.02 > 0.05 / 3
+
+
+@pytest.mark.parametrize("n", [5, 20])
+def test_a_single_interval_covers_in_nineteen_of_twenty_runs(n: int) -> None:
+    rng = np.random.default_rng(2)
+    made = [direction("a", values) for values in rng.normal(0.7, 2.0, size=(2000, n))]
+    covered = sum(c.low <= 0.7 <= c.high for c in made)
+    assert stats.binomtest(covered, 2000, 0.95).pvalue > 1e-3
+    assert {(c.level, c.together) for c in made} == {(0.95, 1)}
+
 
 class TestPaired:
     frame = pd.DataFrame(
@@ -173,9 +273,9 @@ class TestPaired:
 
 class TestReport:
     made = (
-        direction("gain", [5.2, 5.6, 5.4], unit="points"),
-        direction("small", [0.0041, 0.0043, 0.0045], smallest_effect=-0.25, unit="log-odds"),
-        claims.identity("exact", "a < b & c", "Hinton 2015", 3e-13, 2.5e-10),
+        direction("gain", [5.2, 5.6, 5.4, 5.3, 5.5], unit="points"),
+        direction("small", [0.0041, 0.0043, 0.0045, 0.0042, 0.0044], smallest_effect=-0.25, unit="log-odds"),
+        claims.identity("exact", "a < b & c", "Hinton 2015", 3e-13, 2.5e-10, unit="nats", rows=("hinton.3", "tang.7")),
         claims.identity("broken", "NaN", "derived", math.nan, 1e-10),
         claims.identity("infinite", "inf", "derived", math.inf, np.float64(1e-10)),
     )
@@ -197,6 +297,9 @@ class TestReport:
             "threshold",
             "verdict",
             "replicates",
+            "level",
+            "together",
+            "rows",
         }
         assert all(set(r) == keys for r in records)
         assert [r["kind"] for r in records] == ["direction"] * 2 + ["identity"] * 3
@@ -204,6 +307,9 @@ class TestReport:
         assert [r["effect"] for r in records[3:]] == [None, None]
         assert records[0]["effect"] == pytest.approx(5.4)
         assert type(records[0]["seeds"]) is int
+        assert [r["rows"] for r in records] == [[], [], ["hinton.3", "tang.7"], [], []]
+        assert [r["level"] for r in records] == [0.95, 0.975, None, None, None]
+        assert [r["together"] for r in records] == [2, 2, 1, 1, 1]
         assert set(bundle) == {MIME, "text/html", "text/plain"}
 
     def test_corrects_for_the_number_of_claims(self) -> None:
@@ -224,10 +330,24 @@ class TestReport:
     def test_numbers_are_readable_at_any_size(self) -> None:
         page = html.unescape(claims.report(*self.made)._repr_mimebundle_()["text/html"])
         gain, small = claims.holm(self.made)[:2]
-        assert f"+5.40 points (95 % interval +{gain.low:.2f} to +{gain.high:.2f}, 3 seeds)" in page
-        assert f"+{small.effect:.5f} log-odds (95 % interval +{small.low:.5f} to +{small.high:.5f}, 3 seeds" in page
-        assert "must exceed −0.25" in page
-        assert "largest error 3.0e-13, tolerance 2.5e-10" in page
+        name = "interval, corrected for 2 claims,"
+        levels = {c.id: f"{100 * c.level:g} %" for c in (gain, small)}
+        assert sorted(levels.values()) == ["95 %", "97.5 %"]
+        assert f"+5.40 points ({levels['gain']} {name} +{gain.low:.2f} to +{gain.high:.2f}, 5 seeds)" in page
+        measured = f"{name} +{small.low:.5f} to +{small.high:.5f}, 5 seeds; must exceed −0.25 log-odds)"
+        assert f"+{small.effect:.5f} log-odds ({levels['small']} {measured}" in page
+        assert "largest error 3.0e-13 nats, tolerance 2.5e-10 nats" in page
+
+    def test_what_is_no_number_is_said_in_words(self) -> None:
+        text = claims.report(*self.made)._repr_mimebundle_()
+        for shown in (text["text/plain"], text["text/html"]):
+            assert "largest error is not a number, tolerance 1e-10" in shown and "largest error inf" in shown
+
+    def test_the_rows_that_a_claim_tests_are_shown(self) -> None:
+        page = claims.report(*self.made)._repr_mimebundle_()["text/html"]
+        assert "Hinton 2015, tests hinton.3, tang.7 ·" in page and page.count(", tests ") == 1
+        named = claims.direction("a", "s", "Tang 2020", [1.0, 2.0], rows=["tang.10"])
+        assert named.rows == claims.report(named)["a"].rows == ("tang.10",)
 
     def test_negative_effects_carry_a_real_minus_sign(self) -> None:
         plain = claims.report(direction("loss", [-5.0, -5.5, -6.0], unit="top-5 points"))._repr_mimebundle_()[
@@ -263,9 +383,13 @@ def test_a_difference_in_words() -> None:
         (lambda: direction("a", np.ones((2, 2))), "differences must be at least 2 finite numbers"),
         (lambda: direction("a", []), "differences must be at least 2 finite numbers"),
         (lambda: direction("a", [1.0, 2.0], math.nan), "smallest_effect must be finite, got nan"),
-        (lambda: claims.interval([1.0]), "values must be at least 2 numbers"),
+        (lambda: claims.interval([1.0]), "values must be at least 2 finite numbers"),
+        (lambda: claims.interval([1.0, math.nan]), "values must be at least 2 finite numbers"),
+        (lambda: claims.say([1.0, math.inf, 2.0]), "values must be at least 2 finite numbers"),
+        (lambda: claims.direction("a", "s", "d", [1.0, 2.0], rows="tang.10"), "rows must be .* got 'tang.10'"),  # type: ignore[arg-type]
+        (lambda: claims.identity("a", "s", "d", 0.0, 1.0, rows=("",)), r"rows must be .* got \('',\)"),
         (lambda: claims.interval([1.0, 2.0], level=95), "level must lie between 0 and 1, got 95"),
-        (lambda: claims.say([]), "values must be at least 2 numbers"),
+        (lambda: claims.say([]), "values must be at least 2 finite numbers"),
         (lambda: claims.report(), r"claims must be at least one, with ids that differ, got \[\]"),
         (lambda: claims.report(*2 * [direction("a", [1.0, 2.0])]), r"ids that differ, got \['a', 'a'\]"),
     ],

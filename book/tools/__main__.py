@@ -189,8 +189,9 @@ def parser() -> argparse.ArgumentParser:
 
 def _said(problem: OSError) -> str:
     """File, cause and remedy of what the operating system refused, in one line."""
-    remedy = REMEDIES.get(problem.errno or 0, "see to it and call again")
-    return f"{problem.filename or 'a file'}: {problem.strerror or problem}; {remedy}"
+    cause = problem.strerror or str(problem)
+    place = f"{problem.filename}: " if problem.filename else ""
+    return f"{place}{cause}; {REMEDIES.get(problem.errno or 0, 'see to it and call again')}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

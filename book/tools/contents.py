@@ -1,11 +1,7 @@
 """Which pages the book has, which of them are chapters, and where their files are."""
 
-import os
 import re
-import shutil
-import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +9,8 @@ from typing import Any
 import jupytext
 import nbformat
 import yaml
+
+from kdlib import _files
 
 UNMERGED = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)  # what git leaves around two versions
 LEDGER = "claims.yml"
@@ -133,19 +131,5 @@ def read_yaml(path: Path) -> Any:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write beside the target, then rename: a reader sees the old file or the new one, never half of one.
-
-    OSError names the target; nothing is left beside it.
-    """
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, "utf8")
-        if path.is_file():
-            shutil.copymode(path, part)
-        os.replace(part, path)
-    except OSError as problem:
-        raise OSError(problem.errno, problem.strerror or str(problem), str(path)) from problem
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+    """Write beside the target, then rename: a reader sees the old file or the new one, never half of one. OSError names it."""
+    _files.write_text(path, text)

@@ -56,6 +56,8 @@ def chapter_key(root: Path, chapter: Chapter, environment: str) -> str:
     """Changes when the chapter or anything that it depends on changes. ValueError for a data folder that is not there."""
     here = chapter.source.parent
     cells = imports.read_cells(cell.source for cell in chapter.read().cells if cell.cell_type == "code")
+    scripts = [path for path in _beside(here, {word for cell in cells for word in cell.words}) if path.suffix == ".py"]
+    cells += [imports.read_code(path.read_text("utf-8-sig", errors="replace")) for path in scripts]
     modules, packages = imports.reached(cells, (root, here))
     data = root / "kdlib" / "data"  # it names every data set, whoever asks for one
     said = cells + [imports.module_code(name, path) for name, path in modules.items() if path.parent != data]

@@ -146,7 +146,9 @@ def _keep(arrays: Arrays, superclasses: Sequence[str]) -> Arrays:
 def _task(
     name: str, arrays: Arrays, size: int, n_train: int | None, n_test: int | None, seed: int, white: int = 255
 ) -> Task:
-    mean, std = (torch.tensor(channel)[:, None, None] for channel in PIXELS[name])  # (C, 1, 1)
+    mean, std = (
+        torch.tensor(channel, dtype=torch.float32, device="cpu")[:, None, None] for channel in PIXELS[name]
+    )  # (C, 1, 1)
     full = arrays["x_train"].shape[-1]
     if full % _check.positive_int(size, "size"):
         raise ValueError(f"size must divide {full}, the width of the images of {name}, got {size}")
@@ -166,7 +168,7 @@ def _task(
 def _shrink(images: np.ndarray, rows: np.ndarray, size: int) -> Tensor:
     """float32 (len(rows), C, size, size): the mean of each square of pixels, in chunks so that memory stays low."""
     square = images.shape[-1] // size
-    small = torch.empty(len(rows), images.shape[1], size, size)
+    small = torch.empty(len(rows), images.shape[1], size, size, dtype=torch.float32, device="cpu")
     for start in range(0, len(rows), 4096):
         part = slice(start, start + 4096)
         chunk = torch.from_numpy(images[rows[part]])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pooch
 
+from kdlib import _files
 from kdlib.data.task import Task
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -115,24 +116,15 @@ def _checked(path: str | os.PathLike[str]) -> Path:
 
 
 def _pack(path: Path, arrays: Mapping[str, Any]) -> str:
-    _replace(path, lambda part: np.savez_compressed(part, **arrays))
+    with _files.replacing(path) as part:
+        np.savez_compressed(part, **arrays)
     digest = _sha256(path)
     sums = path.with_name(CHECKSUMS)
     listed: Mapping[str, str] = json.loads(sums.read_text("utf-8")) if sums.exists() else {}
     text = json.dumps(dict(sorted({**listed, path.name: digest}.items())), indent=2) + "\n"
-    _replace(sums, lambda part: part.write_text(text, "utf-8"))
+    _files.write_text(sums, text)
     return digest
 
 
 def _sha256(path: Path) -> str:
     return str(pooch.file_hash(str(path), alg="sha256"))
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside `path` and move it there at once."""
-    part = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        write(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

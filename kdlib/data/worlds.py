@@ -16,7 +16,7 @@ from kdlib import _check, _seeds
 from kdlib.data.task import Task
 
 CLASSES, SUPERCLASSES = 20, 4
-GROUPS = torch.arange(CLASSES) // (CLASSES // SUPERCLASSES)
+GROUPS = torch.arange(CLASSES, device="cpu") // (CLASSES // SUPERCLASSES)
 
 # Settings for `kdlib.train` under which students converge, and teachers teach, in each world.
 STUDENT: dict[str, dict[str, Any]] = {
@@ -53,7 +53,15 @@ def world(name: str, seed: int = 0, n_train: int | None = None, n_test: int | No
 
 
 def _normal(generator: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:
-    return scale * torch.randn(*shape, generator=generator)
+    return scale * torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")
+
+
+def _uniform(generator: torch.Generator, n: int) -> Tensor:
+    return torch.rand(n, generator=generator, dtype=torch.float32, device="cpu")
+
+
+def _integers(generator: torch.Generator, low: int, high: int, n: int) -> Tensor:
+    return torch.randint(low, high, (n,), generator=generator, device="cpu")
 
 
 def _centres(generator: torch.Generator, d: int, spread: float) -> Tensor:
@@ -70,12 +78,12 @@ def _noisy(seed: int, n_train: int, n_test: int) -> Task:
     centres = _centres(generator, 30, 1.6)
 
     def draw(n: int) -> tuple[Tensor, Tensor]:
-        labels = torch.randint(CLASSES, (n,), generator=generator)
+        labels = _integers(generator, 0, CLASSES, n)
         return _around(generator, centres, labels), labels
 
     def corrupt(x: Tensor, labels: Tensor) -> Tensor:
-        hit = (x[:, 0] > centres[labels, 0]) & (torch.rand(len(x), generator=generator) < 0.6)
-        inside = torch.rand(len(x), generator=generator) < 0.8
+        hit = (x[:, 0] > centres[labels, 0]) & (_uniform(generator, len(x)) < 0.6)
+        inside = _uniform(generator, len(x)) < 0.8
         size = CLASSES // SUPERCLASSES
         sibling = GROUPS[labels] * size + (labels % size + _integers(generator, 1, size, len(x))) % size
         # The classes outside are the 15 that follow the superclass, counted around the circle.
@@ -97,7 +105,7 @@ def _few(seed: int, n_train: int, n_test: int) -> Task:
     centres = _centres(generator, 30, 1.0)
 
     def draw(n: int) -> tuple[Tensor, Tensor]:
-        labels = torch.randint(CLASSES, (n,), generator=generator)
+        labels = _integers(generator, 0, CLASSES, n)
         return _around(generator, centres, labels), labels
 
     (x_train, y_train), (x_teacher, y_teacher), (x_test, y_test) = draw(n_train), draw(8000), draw(n_test)
@@ -111,8 +119,8 @@ def _sines(seed: int, n_train: int, n_test: int) -> Task:
     above = torch.linalg.qr(_normal(generator, d, SUPERCLASSES)).Q.T  # (C, d), orthonormal rows
     directions = above[GROUPS] + _normal(generator, CLASSES, d, scale=0.35 * 3 / math.sqrt(d))
     directions = directions / directions.norm(dim=1, keepdim=True)
-    rate = 1 + 2 * torch.rand(4, generator=generator)
-    phase = 2 * math.pi * torch.rand(4, generator=generator)
+    rate = 1 + 2 * _uniform(generator, 4)
+    phase = 2 * math.pi * _uniform(generator, 4)
 
     def draw(n: int) -> tuple[Tensor, Tensor]:
         x = _normal(generator, n, d)
@@ -121,7 +129,3 @@ def _sines(seed: int, n_train: int, n_test: int) -> Task:
 
     (x_train, y_train), (x_test, y_test) = draw(n_train), draw(n_test)
     return Task(x_train, y_train, x_test, y_test, CLASSES, GROUPS, "world S")
-
-
-def _integers(generator: torch.Generator, low: int, high: int, n: int) -> Tensor:
-    return torch.randint(low, high, (n,), generator=generator)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 import torch
@@ -130,10 +130,11 @@ def free_feature_model(
         _check.positive_int(value, name)
     if not mu >= 0 or not lr > 0:
         raise ValueError(f"mu must not be negative and lr must be positive, got {mu} and {lr}")
-    seeds = [seed] * len(targets) if isinstance(seed, int) else list(seed)
+    seeds = list(seed) if isinstance(seed, Iterable) else [seed] * len(targets)
     if len(seeds) != len(targets):
         raise ValueError(f"seed must be one number or one for each of the {len(targets)} tables, got {len(seeds)}")
-    starts = [torch.randn(2, k, width, generator=_seeds.stream(s, "free features")) for s in seeds]
+    draws = [_seeds.stream(s, "free features") for s in seeds]
+    starts = [torch.randn(2, k, width, generator=g, dtype=torch.float32, device="cpu") for g in draws]
     both = (
         torch.stack(starts, dim=1).to(targets).div_(width**0.5).requires_grad_()
     )  # (2, F, K, width): weights, features
@@ -178,7 +179,7 @@ def stationary_logits(
 
     # Exact for alpha = 1 and for T = 1; in between the better of the two.
     starts = torch.stack([v, torch.log((1 - alpha) * one_hot + alpha * torch.softmax(v, dim=1))])  # (2, N, K)
-    z = starts[gradient(starts).norm(dim=-1).argmin(0), torch.arange(n)]
+    z = starts[gradient(starts).norm(dim=-1).argmin(0), torch.arange(n, device=v.device)]
     for _ in range(200):
         g = gradient(z)  # (N, K)
         if g.abs().max() < 1e-14 * max(1.0, soft):
@@ -188,7 +189,7 @@ def stationary_logits(
         step = torch.linalg.solve(hessian, g)
         trials = z - halvings * step  # (12, N, K): a full step, a half, a quarter, ...
         best = gradient(trials).norm(dim=-1).argmin(0)
-        z = trials[best, torch.arange(n)]
+        z = trials[best, torch.arange(n, device=v.device)]
     residual = float(gradient(z).abs().max())
     if residual > 1e-12 * max(1.0, soft):
         raise RuntimeError(f"the stationary point was not reached: a gradient of {residual:.1e} is left")

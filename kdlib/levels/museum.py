@@ -75,7 +75,7 @@ def buggy_step(losses: Losses, valid: Tensor, batch: Tensor, place: Tensor, chun
     row = place if bug == 5 else batch  # cached logits in the order of the file, not of the batch
     mask = torch.ones_like(valid[batch]) if bug == 7 else valid[batch]  # padding counts
     chunks = list(zip(*(t.split(chunk) for t in (batch, row, mask)), strict=True))
-    total = torch.zeros(1).to(valid)
+    total = valid.new_zeros(1)
     for index, cached, m in chunks:
         count = m.sum() * len(chunks) if bug == 9 else mask.sum().clamp_min(1)  # the mean of the chunks' means
         part = (losses(index, cached) * m).sum(-1) / count  # (F,)
@@ -126,14 +126,14 @@ def buggy_run(
     if bug != 12:
         cache = F.pad(cache, (0, missing_classes), value=NOTHING)  # probability exactly 0
     shuffle = _seeds.stream(order_seed, "data order")
-    everything = torch.arange(len(x))
+    everything = torch.arange(len(x), device=x.device)
 
     def losses(index: Tensor, row: Tensor) -> Tensor:
         return buggy_loss(learner(x[index]), cache[:, row], y[index], temperature, alpha, bug=bug)  # (F, B)
 
     frames = []
     for epoch in range(1, epochs + 1):
-        order = torch.randperm(len(x), generator=shuffle)
+        order = torch.randperm(len(x), generator=shuffle, device="cpu").to(x.device)
         for batch, place in zip(order.split(batch_size), everything.split(batch_size), strict=True):
             optimiser.zero_grad()
             loss = buggy_step(losses, valid, batch, place, chunk, bug)
@@ -251,7 +251,7 @@ def _gradient_error(
 
 
 def _valid(task: Task) -> Tensor:
-    return task.extra.get("valid", torch.ones(len(task.y_train))).to(task.x_train)
+    return task.extra.get("valid", torch.ones_like(task.y_train)).to(task.x_train)
 
 
 @torch.no_grad()

@@ -176,7 +176,8 @@ def permuted_targets(probs: Tensor, labels: Tensor, seed: int = 0) -> Tensor:
     """
     n, k = _check.probabilities("probs", probs).shape
     _check.labels("labels", labels, k, n)
-    order = torch.rand(n, k - 1, generator=_seeds.stream(seed, "permuted teacher")).argsort(1).to(probs.device)
+    generator = _seeds.stream(seed, "permuted teacher")
+    order = torch.rand(n, k - 1, generator=generator, dtype=torch.float32, device="cpu").argsort(1).to(probs.device)
     return _with_wrong(probs, without_true_class(probs, labels).gather(1, order), labels)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from kdlib import _check
-from kdlib.models.base import FleetModel
+from kdlib.models.base import Cost, FleetModel
 
 
 class MLP(FleetModel):
@@ -33,22 +34,31 @@ class MLP(FleetModel):
         # Stored output-major, so that products with few classes run along the long axis.
         super().__init__([(o, i) for i, o in zip(self.sizes, self.sizes[1:], strict=False)], seeds, dtype, flat)
 
-    def part(self, rows: slice) -> MLP:
-        return MLP(self.sizes, self.seeds[rows], flat=self.flat.data[rows])
-
-    def each(self, x: Tensor) -> Tensor:
+    def apply(self, flat: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
         if x.shape[2:].numel() != self.sizes[0]:
             raise ValueError(f"x must have {self.sizes[0]} features per example, got shape {tuple(x.shape[2:])}")
         h = x.flatten(2).mT  # (F, in, B)
-        layers = self._layers(self.flat)
+        layers = self.layers(flat)
         for k, (w, b) in enumerate(layers):
             h = torch.baddbmm(b, w, h)  # (F, out, B)
-            h = torch.relu(h) if k < len(layers) - 1 else h
+            h = self.activation(h) if k < len(layers) - 1 else h
         return h.mT
 
-    def tape(self) -> Tape:
-        """Hand-written forward and backward pass, on weights of its own."""
-        return Tape(self)
+    def activation(self, h: Tensor) -> Tensor:
+        """What stands between two layers: ReLU, unless a subclass says otherwise."""
+        return torch.relu(h)
+
+    def cost(self, x: Tensor) -> Cost:
+        if type(self) is not MLP:
+            return super().cost(x)
+        outputs, hidden = sum(self.sizes[1:]), sum(self.sizes[1:-1])
+        # inputs, outputs, gradients of the hidden ones, and four tables of logits for the loss
+        values = self.sizes[0] + outputs + hidden + 4 * self.sizes[-1]
+        return Cost(len(x) * sum(math.prod(s) for s in self.shapes), len(x) * values * self.flat.element_size())
+
+    def tape(self) -> Tape | None:
+        """Hand-written forward and backward pass, on weights of its own; a subclass may differ and gets none."""
+        return Tape(self) if type(self) is MLP else None
 
 
 class Tape:
@@ -68,8 +78,7 @@ class Tape:
         self.outputs: dict[int, list[Tensor]] = {}  # by batch size: allocated once
         self.deltas: dict[int, list[Tensor]] = {}
         self.inputs: list[Tensor] = []
-        for own, row in self._pairs(self.layers, model.flat.data):
-            own.copy_(row)
+        self._arrange(model.flat.data, self.layers)
 
     def store(self) -> None:
         """Copy weights and gradients to `model.flat` and its `grad`."""
@@ -78,6 +87,16 @@ class Tape:
         for stacks, rows in ((self.layers, flat.data), (self.grads, flat.grad)):
             for own, row in self._pairs(stacks, rows):
                 row.copy_(own)
+
+    def arranged(self, rows: Tensor) -> Tensor:
+        """A table of the model's parameters (F, P) in the order of `parameter`."""
+        vector = rows.new_empty(rows.numel())
+        self._arrange(rows, self._layers(vector))
+        return vector
+
+    def _arrange(self, rows: Tensor, stacks: list[tuple[Tensor, Tensor]]) -> None:
+        for own, row in self._pairs(stacks, rows):
+            own.copy_(row)
 
     def forward(self, x: Tensor) -> Tensor:
         batch = x.shape[1]
@@ -110,5 +129,5 @@ class Tape:
         return layers
 
     def _pairs(self, stacks: list[tuple[Tensor, Tensor]], flat: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        for ours, rows in zip(stacks, self.model._layers(flat), strict=True):
+        for ours, rows in zip(stacks, self.model.layers(flat), strict=True):
             yield from zip(ours, rows, strict=True)

@@ -166,11 +166,12 @@ def test_scripts_and_styles_belong_to_the_package_beside_them(book):
 def test_what_lies_beside_the_chapter_and_is_named_is_in_the_key(book):
     book.write("book/part/helper.py", "import kdlib.alone")
     book.write("book/part/numbers.csv", "1")
-    book.write("book/part/script.py", "1")
+    book.write("book/part/script.py", "import kdlib.levels.museum")
     cells = ["import helper", 'open("numbers.csv")', "%run script.py"]
-    for name in ("book/part/helper.py", "book/part/numbers.csv", "book/part/script.py", "kdlib/alone.py"):
+    beside = ("book/part/helper.py", "book/part/numbers.csv", "book/part/script.py")
+    for name in (*beside, "kdlib/alone.py", "kdlib/levels/museum.py"):
         before = book.key(*cells)
-        book.write(name, "2")
+        book.write(name, (book.root / name).read_text("utf8") + "\n")
         assert book.key(*cells) != before, name
     before = book.key(*cells)
     book.write("book/part/other.csv", "3")
