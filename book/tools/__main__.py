@@ -118,7 +118,8 @@ def lint(root: Path, args: argparse.Namespace) -> int:
 
     def ruff(*options: str) -> int:
         width = ["--config", str(root / "pyproject.toml"), "--line-length", str(CELL_WIDTH)]
-        return subprocess.run([sys.executable, "-m", "ruff", *options, "--quiet", *width, str(folder)]).returncode
+        command = [sys.executable, "-m", "ruff", *options, "--quiet", *width, str(folder)]
+        return subprocess.run(command, cwd=root).returncode  # it leaves a cache where it stands
 
     if args.fix:
         ruff("check", "--no-respect-gitignore", "--fix")

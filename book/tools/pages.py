@@ -66,8 +66,11 @@ def fill_cache(root: Path, executed: dict[str, nbformat.NotebookNode]) -> None:
             seconds = executed[page.name].metadata["papermill"]["duration"] if page.name in executed else 0.0
             bundle = CacheBundleIn(notebook, str(page.source), data={"execution_seconds": seconds})
             cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
-    except DBAPIError as problem:
-        raise OSError(errno.EIO, str(problem.orig), str(folder)) from problem
+    except BuildError:
+        raise
+    except (DBAPIError, RuntimeError) as problem:  # jupyter-cache hides some of the database's own errors
+        cause = getattr(problem.__cause__ if isinstance(problem, RuntimeError) else problem, "orig", problem)
+        raise OSError(errno.EIO, str(cause), str(folder)) from problem
 
 
 def site_key(root: Path) -> str:

@@ -220,7 +220,9 @@ def test_what_the_chapters_of_the_book_import_was_foreseen():
     )
     loaded = dict(json.loads(line) for line in done.stdout.splitlines())
     assert loaded.keys() == sources.keys() and any(loaded.values())
-    assert {name: sorted({*modules} - {*told[name]}) for name, modules in loaded.items()} == dict.fromkeys(loaded, [])
+    assert {name: sorted({*modules} - {*told[name]}) for name, modules in loaded.items()} == {
+        name: [] for name in loaded
+    }
     assert not any("kdlib.trainer" in modules for modules in told.values()), "no chapter trains a big network"
 
 
