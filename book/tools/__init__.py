@@ -9,8 +9,8 @@
 
 The path a chapter takes, one module per step:
 
-1. ``chapters``  Markdown -> notebook (jupytext) -> executed notebook (papermill), stored with a key of everything
-   that could change its result, so that a chapter runs again only when it must.
+1. ``execute``   Markdown -> notebook (jupytext) -> executed notebook (papermill), stored with a key (``keys``, ``imports``)
+   of all that its result depends on and no more, so that a chapter runs again only when it must.
 2. ``gates``     reads executed notebooks and built pages and lists what is wrong with them.
 3. ``pages``     puts the executed notebooks into jupyter-cache and lets Jupyter Book build strictly from there.
 

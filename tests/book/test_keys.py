@@ -143,6 +143,14 @@ def test_an_edit_elsewhere_runs_nothing_again(book, cells, module):
     assert book.key(*cells) == before
 
 
+def test_the_chapter_itself_is_in_its_key(book):
+    before = book.key("x = 1")
+    assert book.key("x = 2") != before and book.key("x = 1") == before
+    path = book.root / "book" / "part" / "a.md"
+    path.write_text(path.read_text("utf8") + "\nMore text.\n", "utf8")
+    assert keys.chapter_key(book.root, contents.Chapter("part/a", path), keys.environment_key(book.root)) != before
+
+
 def test_settings_pins_tests_and_other_pages_are_not_in_the_key(book):
     before = book.key("from kdlib import train")
     for name in ("pyproject.toml", "constraints.txt", "tests/test_fleet.py", "book/part/b.md", "data/README.md"):
