@@ -320,6 +320,20 @@ def test_data_sets_count_by_content_where_they_are_named(book):
     assert book.key(*cells) == present
 
 
+def test_who_only_speaks_of_a_data_set_does_not_read_it(book):
+    book.write("kdlib/data/__init__.py", "")
+    book.write("kdlib/data/images.py", 'NAMES = ["cifar100"]')
+    book.write("kdlib/alone.py", '"""Made for cifar100."""')
+    cells = ["import kdlib.data.images, kdlib.alone"]
+    before = book.key(*cells)
+    data_file("KDLIB_DATA", "cifar-100-python/train").write_bytes(b"abc")
+    assert book.key(*cells) == before
+    book.write("kdlib/alone.py", 'SET = "cifar100"')
+    before = book.key(*cells)
+    data_file("KDLIB_DATA", "cifar-100-python/train").write_bytes(b"abd")
+    assert book.key(*cells) != before
+
+
 def test_the_same_data_elsewhere_is_the_same_data(book, tmp_path, monkeypatch):
     data_file("KDLIB_DATA", "cifar-100-python/train").write_bytes(b"abc")
     before = book.key("data.cifar100()")
