@@ -11,8 +11,8 @@
 The path a chapter takes, one module per step:
 
 1. ``execute``   Markdown -> notebook (jupytext) -> executed notebook (papermill, by ``worker`` and ``kernel``, in a group of
-   ``processes`` that ends as one), stored with what it cost (``calibration``) and a key of everything that could change
-   its result (``keys``), so that a chapter runs again only when it must.
+   ``processes`` that ends as one), stored with what it cost (``calibration``) and a key (``keys``, ``imports``) of all that
+   its result depends on and no more, so that a chapter runs again only when it must.
 2. ``gates``     reads executed notebooks and built pages and lists what is wrong with them; ``budgets`` what was too dear.
 3. ``pages``     puts the executed notebooks into jupyter-cache and lets Jupyter Book build strictly from there.
 

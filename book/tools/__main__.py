@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import errno
 import json
 import math
 import os
@@ -11,19 +12,33 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import jupytext
 import nbformat
 import yaml
 from jupytext.config import load_jupytext_config
 
-from . import budgets, calibration, contents, execute, gates, pages
+from . import budgets, calibration, contents, execute, gates, keys, pages
 
 CELL_WIDTH = 88  # characters of code that a page shows in one line
 CLAIMS_HEADER = (
     "# Every claim in the book: its sentence, where it comes from, and the verdict that its chapter computed.\n"
     "# Written by `python -m book.tools claims --write`; `make check` fails when a run says anything else.\n"
 )
+
+
+REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "free some space",
+    errno.EACCES: "make it writable, or work in a copy that is",
+    errno.EPERM: "make it writable, or work in a copy that is",
+    errno.EROFS: "make it writable, or work in a copy that is",
+    errno.EEXIST: "a file stands where a folder is needed: move it away",
+    errno.ENOTDIR: "a file stands where a folder is needed: move it away",
+    errno.ENOENT: "restore it",
+}
 
 
 def run(root: Path, args: argparse.Namespace) -> int:
@@ -51,7 +66,8 @@ def check(root: Path, args: argparse.Namespace) -> int:
     executed = execute.load_executed(root, args.profile)
     faults = [fault for name, notebook in executed.items() for fault in gates.notebook_faults(name, notebook)]
     found = gates.claims_in(executed)
-    differences = gates.claim_differences(found, gates.recorded_claims(root / "book" / contents.LEDGER))
+    recorded = gates.recorded_claims(root / "book" / contents.LEDGER)
+    differences = gates.claim_differences(found, recorded, keys.data_at_hand(root))
     if args.profile == "page":
         print("\n".join(budgets.costs(executed)))
         faults += budgets.over_budget(executed)
@@ -76,11 +92,12 @@ def claims(root: Path, args: argparse.Namespace) -> int:
     # a page made from the record has no say in it, and may not even run before the record is right
     sources = [chapter.name for chapter in contents.chapters(root) if contents.LEDGER not in chapter.reads()]
     found, recorded = gates.claims_in(execute.load_executed(root, "page", sources)), gates.recorded_claims(path)
-    differences = gates.claim_differences(found, recorded)
+    data = keys.data_at_hand(root)
+    differences = gates.claim_differences(found, recorded, data)
     print("\n".join(differences) or f"{len(found)} claim(s), all as recorded")
     if not args.write:
         return int(bool(differences))
-    elsewhere = {i: claim for i, claim in recorded.items() if "@" in i}  # data not here: keep
+    elsewhere = {i: claim for i, claim in recorded.items() if gates.is_elsewhere(i, found, data)}
     entries = [
         yaml.safe_dump({i: claim}, sort_keys=False, allow_unicode=True, width=math.inf)
         for i, claim in sorted((elsewhere | found).items())
@@ -107,17 +124,18 @@ def lint(root: Path, args: argparse.Namespace) -> int:
     config = load_jupytext_config(str(root / "book"))
     pages_and_cells = [(page, folder / f"{page.name}.ipynb") for page in contents.notebooks(root)]
     for page, cells in pages_and_cells:
-        notebook = jupytext.reads(page.source.read_text("utf8"), fmt="md:myst", config=config)
+        notebook = jupytext.reads(contents.read_text(page.source), fmt="md:myst", config=config)
         contents.write_atomically(cells, nbformat.writes(notebook))
 
     def ruff(*options: str) -> int:
         width = ["--config", str(root / "pyproject.toml"), "--line-length", str(CELL_WIDTH)]
-        return subprocess.run([sys.executable, "-m", "ruff", *options, "--quiet", *width, str(folder)]).returncode
+        command = [sys.executable, "-m", "ruff", *options, "--quiet", *width, str(folder)]
+        return subprocess.run(command, cwd=root).returncode  # it leaves a cache where it stands
 
     if args.fix:
         ruff("check", "--no-respect-gitignore", "--fix")
     for page, cells in pages_and_cells:
-        text = page.source.read_text("utf8")
+        text = contents.read_text(page.source)
         saved = jupytext.writes(nbformat.read(cells, as_version=4), fmt="md:myst", config=config)
         if saved != text and args.fix:
             contents.write_atomically(page.source, saved)
@@ -142,7 +160,7 @@ def lab_command(root: Path) -> list[str]:
         "LabApp.app_settings_dir": str(settings),
         "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
         "LabApp.news_url": "None",
-        "LabApp.default_url": f"/lab/tree/{first.source.relative_to(root).as_posix()}" if first else "/lab",
+        "LabApp.default_url": f"/lab/tree/{quote(first.source.relative_to(root).as_posix())}" if first else "/lab",
     }
     return [sys.executable, "-m", "jupyterlab", *(f"--{key}={value}" for key, value in options.items())]
 
@@ -157,7 +175,14 @@ def parser() -> argparse.ArgumentParser:
     main.add_argument("--root", type=Path, default=Path(__file__).parents[2], help="the repository (default: this)")
     commands = main.add_subparsers(dest="command", required=True)
     for function in (book, run, check, claims, calibrate, lint, lab):
-        command = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
+        command = commands.add_parser(
+            function.__name__,
+            help=function.__doc__,
+            description=function.__doc__,
+            # to `lab` no word is an option of its own, so that all go on to JupyterLab
+            prefix_chars="\0" if function is lab else "-",
+            add_help=function is not lab,
+        )
         command.set_defaults(function=function)
         if function is book:
             command.add_argument("--no-open", dest="open", action="store_false", help="never open a browser")
@@ -176,12 +201,26 @@ def parser() -> argparse.ArgumentParser:
     return main
 
 
+def _said(problem: OSError) -> str:
+    """File, cause and remedy of what the operating system refused, in one line."""
+    cause = problem.strerror or str(problem)
+    place = f"{problem.filename}: " if problem.filename else ""
+    return f"{place}{cause}; {REMEDIES.get(problem.errno or 0, 'see to it and call again')}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(arguments)
+    commands = parser()
+    args = commands.parse_args(arguments)
+    root = args.root.expanduser().resolve()
+    if not (root / "book").is_dir():
+        commands.error(f"--root must be a folder with a folder book in it, got {str(args.root)!r}")
     try:
-        return int(args.function(args.root.expanduser().resolve(), args))
+        return int(args.function(root, args))
     except (ValueError, pages.BuildError) as problem:
         print(problem, file=sys.stderr)
+        return 1
+    except OSError as problem:
+        print(_said(problem), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped; what was finished is kept, and the next call goes on from there", file=sys.stderr)

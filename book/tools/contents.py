@@ -1,5 +1,6 @@
 """Which pages the book has, which of them are chapters, and where their files are."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 
 from kdlib import _files
 
+UNMERGED = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)  # what git leaves around two versions
 LEDGER = "claims.yml"
 BOOK_FILES = ("_toc.yml", LEDGER)  # in book/; a chapter whose code names one is made from it and runs again with it
 
@@ -23,12 +25,16 @@ class Chapter:
     source: Path
 
     def read(self) -> nbformat.NotebookNode:
-        """The source as a notebook without outputs; ValueError where its header is not one."""
+        """The source as a notebook without outputs; ValueError where it is not one."""
+        text = read_text(self.source)
         try:
-            return jupytext.read(self.source)
-        except (nbformat.ValidationError, yaml.YAMLError) as problem:
-            reason = str(problem).splitlines()[0]
-            raise ValueError(f"{self.source} cannot be read as a notebook: {reason}") from problem
+            return jupytext.reads(text, fmt="md")
+        except Exception as problem:  # a parser may fail in any way on a header that is none
+            reason = (str(problem).splitlines() or [type(problem).__name__])[0]
+            raise ValueError(
+                f"{self.source} cannot be read as a notebook: {reason}; compare its header and cell options with those "
+                "of a chapter that runs"
+            ) from problem
 
     def reads(self) -> list[str]:
         """Which of the book's own files the code names."""
@@ -54,7 +60,11 @@ def toc_entries(root: Path) -> list[str]:
             for item in node:
                 yield from walk(item)
 
-    return list(walk(yaml.safe_load((root / "book" / "_toc.yml").read_text("utf8"))))
+    path = root / "book" / "_toc.yml"
+    toc = read_yaml(path)
+    if not isinstance(toc, dict) or not isinstance(toc.get("root"), str):
+        raise ValueError(f"{path} must be a mapping with a page called `root`, got {toc!r:.200}")
+    return list(walk(toc))
 
 
 def page_source(root: Path, name: str) -> Path:
@@ -91,6 +101,35 @@ def files_under(folder: Path) -> list[Path]:
     return sorted(filter(counts, folder.rglob("*")))
 
 
+def read_text(path: Path) -> str:
+    """The text of a source, with or without a byte order mark. ValueError for another encoding or an unfinished merge."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise ValueError(
+            f"{path} is not UTF-8 text ({problem.reason} at byte {problem.start}); save it as UTF-8"
+        ) from None
+    if mark := UNMERGED.search(text):
+        line = text.count("\n", 0, mark.start()) + 1
+        raise ValueError(
+            f"{path} has the marks of an unfinished merge in line {line}; choose one version and remove them"
+        )
+    return text
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds. ValueError naming file, line and cause where it cannot be read."""
+    try:
+        return yaml.safe_load(read_text(path))
+    except yaml.YAMLError as problem:
+        mark = getattr(problem, "problem_mark", None)
+        place = f" in line {mark.line + 1}" if mark else ""
+        cause = getattr(problem, "problem", None) or getattr(problem, "reason", None) or type(problem).__name__
+        raise ValueError(
+            f"{path} is no valid YAML{place}: {cause}; mend it, or restore it with `git restore`"
+        ) from None
+
+
 def write_atomically(path: Path, text: str) -> None:
-    """Write beside the target, then rename: a reader sees the old file or the new one, never half of one."""
+    """Write beside the target, then rename: a reader sees the old file or the new one, never half of one. OSError names it."""
     _files.write_text(path, text)

@@ -6,14 +6,15 @@ claim that no longer holds are no errors to a notebook runner or to Sphinx.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import yaml
 from bs4 import BeautifulSoup, NavigableString, Tag
 from nbformat import NotebookNode
+
+from .contents import read_yaml
 
 CLAIMS_MIME = "application/vnd.kdlib.claims+json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -132,24 +133,38 @@ def claims_in(executed: Mapping[str, NotebookNode]) -> dict[str, dict[str, str]]
 
 def recorded_claims(path: Path) -> dict[str, dict[str, str]]:
     """The claims on record, ``book/claims.yml``; none where the file does not exist. ValueError for another format."""
-    claims = dict(yaml.safe_load(path.read_text("utf8")) or {}) if path.is_file() else {}
+    claims = (read_yaml(path) or {}) if path.is_file() else {}
+    if not isinstance(claims, dict):
+        raise ValueError(f"{path} must be a mapping of claims, got {claims!r:.200}")
     for i, claim in claims.items():
-        if not isinstance(claim, dict) or claim.keys() != set(RECORDED):
+        if not isinstance(i, str) or not isinstance(claim, dict) or claim.keys() != set(RECORDED):
             raise ValueError(f"{path}: claim {i!r} must have {', '.join(RECORDED)} and nothing else, got {claim!r}")
     return claims
 
 
-def claim_differences(found: Mapping[str, Mapping[str, str]], recorded: Mapping[str, Mapping[str, str]]) -> list[str]:
+def is_elsewhere(i: str, found: Iterable[str], data: Iterable[str]) -> bool:
+    """May this claim be absent, because it is about data that was not there when the chapters ran?
+
+    Such a claim carries the data's name after an @ in its id (``smoothing-gain@fashion-mnist``). The data was there if
+    it is among `data`, or if the run made another claim about it.
+    """
+    name = i.partition("@")[2]
+    return bool(name) and name not in {*data, *(other.partition("@")[2] for other in found)}
+
+
+def claim_differences(
+    found: Mapping[str, Mapping[str, str]], recorded: Mapping[str, Mapping[str, str]], data: Iterable[str] = ()
+) -> list[str]:
     """Claims that vanished, appeared or changed their verdict, sentence or source since they were recorded.
 
-    A claim about data that not every machine has carries the data's name after an @ in its id
-    (``smoothing-gain@fashion-mnist``): it may be absent, but if present it must be as recorded.
+    `data` names the data sets that were there. A claim about another (see `is_elsewhere`) may be absent, but if present
+    it must be as recorded.
     """
     differences = []
     for i in sorted(found.keys() | recorded.keys()):
-        if i not in found and "@" not in i:
+        if i not in found and not is_elsewhere(i, found, data):
             differences.append(f"claim {i}: recorded as {recorded[i]['verdict']!r}, now missing")
-        elif i not in recorded:
+        elif i in found and i not in recorded:
             differences.append(f"claim {i}: {found[i]['verdict']!r}, but not on record")
         elif i in found:
             old, new = recorded[i], found[i]
@@ -191,18 +206,24 @@ def _addresses(page: BeautifulSoup) -> Iterator[str]:
                 yield from (candidate.split()[0] for candidate in value.split(","))
             elif value:
                 yield value
+    for node in page.find_all("meta", attrs={"http-equiv": re.compile("^refresh$", re.IGNORECASE)}):
+        yield str(node.get("content") or "").partition("=")[2].strip(" '\"")
     for style in (*(node["style"] for node in page.find_all(style=True)), *(s.get_text() for s in page("style"))):
         yield from (a or b for a, b in CSS_ADDRESS.findall(str(style)))
 
 
-def _bad_address(address: str, folder: Path) -> str:
-    """Why this address cannot be used by a page that works from a folder on disk, or an empty string."""
-    parts = urlsplit(address)
+def _bad_address(address: str, folder: Path, site: Path) -> str:
+    """Why a file in this folder of the site, read from disk, cannot use this address, or an empty string."""
+    try:
+        parts = urlsplit(address.replace("\\", "/"))  # browsers read them as slashes
+    except ValueError:
+        return f"needs {address}, which is no address"
     if parts.scheme in ("data", "blob", "about") or not (parts.netloc or parts.scheme or parts.path):
         return ""
     if parts.netloc or parts.scheme:
         return f"fetches {address} from outside"
-    if parts.path.startswith("/") or not (folder / unquote(parts.path)).exists():
+    target = (folder / unquote(parts.path).replace("\\", "/")).resolve()
+    if parts.path.startswith("/") or not target.is_relative_to(site.resolve()) or not target.exists():
         return f"needs {address}, which is not in the built book"
     return ""
 
@@ -232,17 +253,19 @@ def page_faults(page: Path, site: Path) -> list[str]:
         faults.append(f"has pictures without alt text: {', '.join(missing)}")
     if any(not figure.find(["img", "svg", "canvas", "table", "pre"]) for figure in tree.find_all("figure")):
         faults.append("has an empty figure")
-    faults += sorted({fault for address in _addresses(tree) if (fault := _bad_address(address, page.parent))})
+    if tree.find("base", href=True):
+        faults.append("has a base element, which moves every address on it")
+    faults += sorted({fault for address in _addresses(tree) if (fault := _bad_address(address, page.parent, site))})
     if len(html.encode()) > PAGE_BYTES:
         faults.append(f"weighs {len(html.encode()) / 1e6:.2f} MB, the cap is {PAGE_BYTES / 1e6:.1f} MB")
     return [f"{name}: {fault}" for fault in faults]
 
 
 def stylesheet_faults(sheet: Path, site: Path) -> list[str]:
-    """Fonts, pictures and sheets that a stylesheet of the book would fetch from outside."""
-    addresses = (a or b for a, b in CSS_ADDRESS.findall(sheet.read_text("utf8")))
-    outside = sorted({address for address in addresses if urlsplit(address).netloc})
-    return [f"{sheet.relative_to(site).as_posix()}: fetches {address} from outside" for address in outside]
+    """Fonts, pictures and sheets that a stylesheet of the book would fetch from outside, or that are not in the book."""
+    addresses = {a or b for a, b in CSS_ADDRESS.findall(sheet.read_text("utf8", errors="replace"))}
+    faults = {fault for address in addresses if (fault := _bad_address(address.strip(), sheet.parent, site))}
+    return [f"{sheet.relative_to(site).as_posix()}: {fault}" for fault in sorted(faults)]
 
 
 def site_faults(site: Path) -> list[str]:

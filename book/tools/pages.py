@@ -1,5 +1,6 @@
 """Build the pages strictly from notebooks that have already been run."""
 
+import errno
 import os
 import platform
 import re
@@ -7,16 +8,19 @@ import shutil
 import subprocess
 import sys
 import webbrowser
+from importlib.metadata import distributions
 from pathlib import Path
 
 import nbformat
 from jupyter_cache import get_cache
 from jupyter_cache.cache.main import CacheBundleIn
+from sqlalchemy.exc import DBAPIError
 
 from . import contents, execute, keys
 from .gates import CLAIMS_MIME, WIDGET_VIEW
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)  # what keeps a build from being written
 CACHED = re.compile(r"^(.+): Using cached notebook", re.MULTILINE)  # what the build says of a page it did not run
 
 
@@ -49,17 +53,24 @@ def with_outputs(source: nbformat.NotebookNode, executed: nbformat.NotebookNode)
 
 
 def fill_cache(root: Path, executed: dict[str, nbformat.NotebookNode]) -> None:
-    """A fresh jupyter-cache that holds every notebook page, so that Sphinx has nothing left to run."""
+    """A fresh jupyter-cache that holds every notebook page, so that Sphinx has nothing left to run. OSError if it cannot be."""
     folder = root / "_build" / ".jupyter_cache"
     shutil.rmtree(folder, ignore_errors=True)
-    cache = get_cache(folder)
-    for page in contents.notebooks(root):
-        notebook = page.read()
-        if page.name in executed:
-            notebook = with_outputs(notebook, executed[page.name])
-        seconds = executed[page.name].metadata["papermill"]["duration"] if page.name in executed else 0.0
-        bundle = CacheBundleIn(notebook, str(page.source), data={"execution_seconds": seconds})
-        cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+    folder.mkdir(parents=True)
+    try:
+        cache = get_cache(folder)
+        for page in contents.notebooks(root):
+            notebook = page.read()
+            if page.name in executed:
+                notebook = with_outputs(notebook, executed[page.name])
+            seconds = executed[page.name].metadata["papermill"]["duration"] if page.name in executed else 0.0
+            bundle = CacheBundleIn(notebook, str(page.source), data={"execution_seconds": seconds})
+            cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+    except BuildError:
+        raise
+    except (DBAPIError, RuntimeError) as problem:  # jupyter-cache hides some of the database's own errors
+        cause = getattr(problem.__cause__ if isinstance(problem, RuntimeError) else problem, "orig", problem)
+        raise OSError(errno.EIO, str(cause), str(folder)) from problem
 
 
 def site_key(root: Path) -> str:
@@ -73,14 +84,16 @@ def site_key(root: Path) -> str:
         for path in contents.files_under(root / "book" / "tools")
         if path.name in ("pages.py", "contents.py", "keys.py", "docstrings.py")
     ]
-    rest = [root / "_config.yml", root / "constraints.txt"]
-    return keys.digest(root, [*sources, *notebooks, *tools, *rest], platform.python_version())
+    installed = sorted(f"{each.name} {each.version}" for each in distributions())
+    return keys.digest(
+        root, [*sources, *notebooks, *tools, root / "_config.yml"], platform.python_version(), *installed
+    )
 
 
 def is_current(root: Path) -> bool:
     """Do the built pages belong to the sources and executed notebooks as they are now?"""
     stamp = site(root) / ".complete"
-    return stamp.is_file() and stamp.read_text("utf8") == site_key(root)
+    return stamp.is_file() and stamp.read_text("utf8", errors="replace") == site_key(root)
 
 
 def build(root: Path) -> bool:
@@ -88,10 +101,14 @@ def build(root: Path) -> bool:
 
     Always from scratch: Sphinx mentions a warning only when it reads the page again, so a strict build on top of an
     old one could pass with the warning still in the book. The stamp is written last, so an interrupted build counts
-    as none. BuildError where Sphinx warns, fails, or runs a notebook by itself.
+    as none. BuildError where Sphinx warns, fails, or runs a notebook by itself; ValueError for a source that cannot be
+    read; OSError where the build folder cannot be written.
     """
     if is_current(root):
         return False
+    contents.read_yaml(root / "_config.yml")
+    for bibliography in (root / "book").rglob("*.bib"):
+        contents.read_text(bibliography)
     key = site_key(root)
     print("building the pages ...", flush=True)
     shutil.rmtree(site(root), ignore_errors=True)
@@ -108,6 +125,9 @@ def build(root: Path) -> bool:
     text = COLOUR.sub("", log.read_text("utf8", errors="replace"))
     contents.write_atomically(log, text)
     if status:
+        for number in FULL:
+            if os.strerror(number) in text:
+                raise OSError(number, os.strerror(number), str(root / "_build"))
         lines = text.splitlines()
         warnings = [line for line in lines if any(word in line for word in ("WARNING", "ERROR", "Error:"))]
         raise BuildError("\n".join([*(warnings or lines[-30:]), f"the strict build failed; the whole log is {log}"]))

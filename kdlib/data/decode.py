@@ -7,12 +7,10 @@ groups int64 (K,), the superclass of each class, and group_names.
 from __future__ import annotations
 
 import io
-import json
 import pickle
 from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image
 
 Arrays = dict[str, np.ndarray]
 
@@ -66,26 +64,6 @@ class PlainArrays(pickle.Unpickler):
         if (module, name) not in self._allowed:
             raise pickle.UnpicklingError(f"refused to load {module}.{name}: only plain arrays are expected")
         return self._allowed[module, name]
-
-
-def cifar100_sheets(blobs: dict[str, bytes]) -> Arrays:
-    """CIFAR-100 as lossless contact sheets, labels.npz and classes.json. Raises ValueError if sheets and labels differ in number."""
-    labels = np.load(io.BytesIO(blobs["labels.npz"]), allow_pickle=False)
-    names = json.loads(blobs["classes.json"])
-    arrays = {"classes": np.array(names["fine"]), "group_names": np.array(names["coarse"])}
-    for split in SPLITS:
-        sheets = [blobs[name] for name in sorted(blobs) if name.startswith(f"{split}_")]
-        arrays[f"y_{split}"] = labels[f"{split}_fine"].astype(np.int64)
-        if 1000 * len(sheets) != len(arrays[f"y_{split}"]):
-            raise ValueError(f"{len(sheets)} {split} sheets of 1000 images for {len(arrays[f'y_{split}'])} labels")
-        arrays[f"x_{split}"] = np.concatenate([_cut(sheet) for sheet in sheets])
-    return arrays | {"groups": _groups(arrays["y_train"], labels["train_coarse"])}
-
-
-def _cut(sheet: bytes) -> np.ndarray:
-    """The 1000 images of one contact sheet, uint8 (1000, 3, 32, 32)."""
-    page = np.asarray(Image.open(io.BytesIO(sheet))).reshape(25, 32, 40, 32, 3)  # row, y, column, x, channel
-    return page.transpose(0, 2, 4, 1, 3).reshape(1000, 3, 32, 32)
 
 
 def _groups(fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:

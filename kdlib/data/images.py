@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from kdlib import _check
-from kdlib.data import store
+from kdlib.data import places, store
 from kdlib.data.decode import Arrays
 from kdlib.data.task import Task
 
@@ -56,7 +56,7 @@ def fashion_mnist(
     n_test: int | None = None,
     size: int = 28,
     seed: int = 0,
-    root: store.Root = None,
+    root: places.Root = None,
     download: bool = True,
 ) -> Task:
     """Fashion-MNIST: 60,000 + 10,000 grey images (N, 1, size, size) of clothes, 10 classes.
@@ -78,7 +78,7 @@ def cifar10(
     n_test: int | None = None,
     size: int = 32,
     seed: int = 0,
-    root: store.Root = None,
+    root: places.Root = None,
     download: bool = True,
 ) -> Task:
     """CIFAR-10: 50,000 + 10,000 colour images (N, 3, size, size), 10 classes. Arguments and errors as in `fashion_mnist`.
@@ -96,7 +96,7 @@ def cifar100(
     n_test: int | None = None,
     size: int = 32,
     seed: int = 0,
-    root: store.Root = None,
+    root: places.Root = None,
     download: bool = True,
 ) -> Task:
     """CIFAR-100: 50,000 + 10,000 colour images (N, 3, size, size), 100 classes in 20 superclasses (`groups`).
@@ -104,8 +104,7 @@ def cifar100(
     `superclasses`: names of those to keep, None for all. The classes kept are numbered anew, superclass by superclass in
     the order given (so their blocks are contiguous) and by official number inside; `extra["class_names"]` and
     `extra["group_names"]` follow. Other arguments and errors as in `fashion_mnist`; `n_train`, `n_test` count after the
-    selection. Lossless contact sheets in a subfolder `cifar100` of the root, with their SHA256SUMS, are read as well, and
-    kept decoded in the cache folder.
+    selection.
 
     Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images (2009).
     """
@@ -115,14 +114,14 @@ def cifar100(
     return _task("cifar100", arrays, size, n_train, n_test, seed)
 
 
-def available(name: str, root: store.Root = None) -> bool:
+def available(name: str, root: places.Root = None) -> bool:
     """Whether "digits", "fashion_mnist", "cifar10" or "cifar100" can be loaded without a network. Never downloads.
 
     A set with a damaged or missing file counts as there: loading it then names the file. Raises ValueError on other names.
     """
     if name not in PIXELS:
         raise ValueError(f"name must be one of {', '.join(PIXELS)}, got {name!r}")
-    return name == "digits" or store.find(name, root) is not None
+    return name == "digits" or bool(places.source(name, root))
 
 
 def _keep(arrays: Arrays, superclasses: Sequence[str]) -> Arrays:

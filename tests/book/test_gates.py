@@ -125,10 +125,17 @@ def test_verdicts_against_the_record(found, recorded, expected):
         return {id: claim(verdict)} if verdict else {}
 
     assert gates.claim_differences(claims(found, "one"), claims(recorded, "one")) == expected
-    elsewhere = [] if found is None else [line.replace("one:", "one@fashion-mnist:") for line in expected]
-    assert (
-        gates.claim_differences(claims(found, "one@fashion-mnist"), claims(recorded, "one@fashion-mnist")) == elsewhere
-    )
+    here = [line.replace("one:", "one@fashion-mnist:") for line in expected]
+    elsewhere = [] if found is None else here
+    both = claims(found, "one@fashion-mnist"), claims(recorded, "one@fashion-mnist")
+    assert gates.claim_differences(*both) == gates.claim_differences(*both, ["cifar100"]) == elsewhere
+    assert gates.claim_differences(*both, ["cifar100", "fashion-mnist"]) == here
+
+
+def test_a_claim_shows_that_the_data_of_its_like_was_there():
+    one, two = {"one@trees": claim("confirmed")}, {"two@trees": claim("confirmed")}
+    assert gates.claim_differences(two, one | two) == ["claim one@trees: recorded as 'confirmed', now missing"]
+    assert gates.claim_differences({"two": claim("confirmed")}, one | {"two": claim("confirmed")}) == []
 
 
 def test_sentences_and_sources_against_the_record():
@@ -145,6 +152,13 @@ def test_sentences_and_sources_against_the_record():
 def test_a_record_in_another_format_is_refused(tmp_path, text):
     (tmp_path / "claims.yml").write_text(text, "utf8")
     with pytest.raises(ValueError, match="claim 'one' must have sentence, source, verdict and nothing else, got"):
+        gates.recorded_claims(tmp_path / "claims.yml")
+
+
+@pytest.mark.parametrize("text", ["- one", "one", "7: {sentence: a, source: b, verdict: c}"])
+def test_a_record_that_is_no_mapping_of_names_is_refused(tmp_path, text):
+    (tmp_path / "claims.yml").write_text(text, "utf8")
+    with pytest.raises(ValueError, match=r"claims\.yml(: claim 7 must have| must be a mapping of claims, got)"):
         gates.recorded_claims(tmp_path / "claims.yml")
 
 
@@ -191,6 +205,41 @@ def test_local_resources_must_be_there(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "address",
+    [
+        "../../secret.png",
+        "..%2f..%2Fsecret.png",
+        "..\\..\\secret.png",
+        "x/../../../secret.png",
+        "../link/secret.png",
+        "../../site-two/secret.png",
+        "/secret.png",
+    ],
+)
+@pytest.mark.parametrize(
+    "element",
+    ['<img alt="a" src="{}">', '<img alt="a" src="data:," srcset="{} 2x">', '<p style="background: url({})">'],
+)
+def test_what_is_there_but_outside_the_site_is_no_local_resource(tmp_path, address, element):
+    site = tmp_path / "site"
+    for folder in (tmp_path, tmp_path / "site-two", site / "levels"):
+        folder.mkdir(exist_ok=True, parents=True)
+        (folder / "secret.png").write_bytes(b"")
+    (site / "link").symlink_to(tmp_path)
+    (fault,) = page(site, element.format(address), "levels/x.html")
+    assert fault == f"levels/x.html: needs {address}, which is not in the built book"
+    assert page(site, element.format("../levels/secret.png?v=1"), "levels/x.html") == []
+
+
+def test_addresses_are_read_from_where_the_page_is(tmp_path):
+    assert "has a base element" in page(tmp_path, '<base href="../"><p>x</p>')[0]
+    (fault,) = page(tmp_path, '<meta http-equiv="Refresh" content="0; url=https://example.org/x">')
+    assert fault == "index.html: fetches https://example.org/x from outside"
+    (fault,) = page(tmp_path, '<img alt="a" src="http://[::1/x.png">')
+    assert fault.endswith("which is no address")
+
+
+@pytest.mark.parametrize(
     ("body", "expected"),
     [
         (f"<pre>{gates.TRACEBACK}: ...</pre>", "shows a traceback"),
@@ -214,6 +263,22 @@ def test_code_and_formulas_are_no_unread_markup(tmp_path):
     assert page(tmp_path, body) == []
 
 
-def test_stylesheets_fetch_nothing_from_outside(tmp_path):
-    (tmp_path / "x.css").write_text("@import 'local.css'; a { background: url(//cdn.example/x.png) }", "utf8")
-    assert gates.site_faults(tmp_path) == ["x.css: fetches //cdn.example/x.png from outside"]
+@pytest.mark.parametrize(
+    ("address", "fault"),
+    [
+        ("//cdn.example/x.png", "fetches //cdn.example/x.png from outside"),
+        ("../../etc/x.png", "needs ../../etc/x.png, which is not in the built book"),
+        ("/etc/x.png", "needs /etc/x.png, which is not in the built book"),
+        ("missing.png", "needs missing.png, which is not in the built book"),
+        ("../there.png", None),
+        ("data:image/png;base64,aGk=", None),
+    ],
+)
+def test_stylesheets_fetch_only_what_is_in_the_book(tmp_path, address, fault):
+    site = tmp_path / "site"
+    (site / "_static").mkdir(parents=True)
+    (site / "there.png").write_bytes(b"")
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "x.png").write_bytes(b"")
+    (site / "_static" / "x.css").write_text(f"a {{ background: url('{address}') }}", "utf8")
+    assert gates.site_faults(site) == ([f"_static/x.css: {fault}"] if fault else [])

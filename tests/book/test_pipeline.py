@@ -44,8 +44,8 @@ def test_a_chapter_runs_when_it_must_and_only_then(tiny):
     status, said = tiny.call("check")
     assert status == 1 and "the pages are not built from these sources" in said
 
-    (tiny.root / "kdlib" / "x.py").write_text("x = 2\n")
-    assert tiny.states(tiny.call("run")[1]) == ["run", "run"]
+    (tiny.root / "kdlib" / "x.py").write_text("x = 2\n")  # no chapter imports it
+    assert tiny.states(tiny.call("run")[1]) == ["cached", "cached"]
 
 
 @pytest.mark.slow
@@ -191,6 +191,22 @@ def test_claims_on_data_that_is_not_here_stay_on_record(tiny):
     tiny.pretend("a", three=FALLS)
     assert tiny.call("claims", "--write")[0] == 0
     assert tiny.recorded() == {"one@cifar": RISES, "three": FALLS}
+    assert tiny.call("claims") == (0, "1 claim(s), all as recorded\n")
+
+
+def test_claims_on_data_that_is_here_leave_the_record_with_their_chapter(tiny, monkeypatch):
+    monkeypatch.setattr(tools.keys, "data_at_hand", lambda root: ["cifar100"])
+    tiny.pretend("a", **{"one@cifar100": RISES, "one@fashion-mnist": RISES, "one@trees": RISES, "two@trees": FALLS})
+    tiny.pretend("b")
+    assert tiny.call("claims", "--write")[0] == 0
+    tiny.pretend("a", **{"two@trees": FALLS})
+    status, said = tiny.call("claims")
+    assert status == 1 and said.splitlines() == [
+        "claim one@cifar100: recorded as 'confirmed', now missing",
+        "claim one@trees: recorded as 'confirmed', now missing",
+    ]
+    assert tiny.call("claims", "--write")[0] == 0
+    assert tiny.recorded() == {"one@fashion-mnist": RISES, "two@trees": FALLS}
     assert tiny.call("claims") == (0, "1 claim(s), all as recorded\n")
 
 

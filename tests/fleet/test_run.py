@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from kdlib import Fleet, Recipe, Task, fleet, train
-from kdlib.losses import dkd_loss
-from kdlib.models import CNN, MLP, FleetModel, stack
+from kdlib import Fleet, Recipe, fleet, train
+from kdlib.models import MLP
 
-from .ordinary import DTYPE, K, N, flat, make_logits, make_recipes, make_task, ordinary_run, plain_mlp
+from .ordinary import K, N, make_task
 
 TASK = make_task(3)
 TABLE = torch.full((N, K), 1 / K)
