@@ -263,7 +263,7 @@ def _mask(model: FleetModel, trainable: Sequence[int] | Tensor | None) -> Tensor
             raise ValueError(f"trainable must be a sequence of layers or a bool mask, got {trainable!r}")
         layers = model.layers(mask)
         for k in trainable:
-            if not -len(layers) <= k < len(layers):
+            if _check.integer(k, "trainable", -len(layers)) >= len(layers):
                 raise ValueError(f"trainable must name layers of the {len(layers)} that the model has, got {k}")
             for part in layers[k]:
                 part.fill_(True)

@@ -76,7 +76,7 @@ class CNN(FleetModel):
         return h.mean((2, 3)).view(batch, students, -1).permute(1, 2, 0)
 
     def cost(self, x: Tensor) -> Cost:
-        adds, values, (h, w) = 0, x[0].numel(), x.shape[-2:]
+        adds, values, (h, w) = 0, x.shape[1:].numel(), x.shape[-2:]
         for i, o in zip(self.channels, self.channels[1:], strict=False):
             adds += h * w * o * i * 9
             values += 2 * h * w * o  # of a layer: what the convolution gave, and its gradient
