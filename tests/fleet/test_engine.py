@@ -320,16 +320,6 @@ class TestTraining:
         finally:
             torch.set_num_threads(before)
 
-    def test_threads_grow_with_the_work_up_to_what_torch_has(self) -> None:
-        before = torch.get_num_threads()
-        try:
-            torch.set_num_threads(4)
-            for work, expected in ((0, 1), (2 * planning.WORK_PER_THREAD, 2), (99 * planning.WORK_PER_THREAD, 4)):
-                assert planning.thread_count(None, work) == expected
-            assert planning.thread_count(3, 0) == 3
-        finally:
-            torch.set_num_threads(before)
-
     def test_shows_progress_when_asked(self, capsys: pytest.CaptureFixture[str]) -> None:
         task = make_task(3)
         train(task, Recipe.hard(), **self.settings)
