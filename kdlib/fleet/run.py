@@ -130,6 +130,7 @@ def fit(
         `model.flat`. `model.rows (F,)` are the students' places in the whole fleet, for a value that each has of its own.
     trainable: numbers of the layers to train (-1 for the last; the others stay as they started), or a mask (P,) or (F, P).
     coupled: this many neighbours, in the order of `students`, always step together, so that an objective may join them.
+        Each has the batch of its own seed; one batch for all is `x[:1]`, or `batch_size=None`.
 
     Raises ValueError as `training`, and for an objective that returns another shape or has no gradient.
     """

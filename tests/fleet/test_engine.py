@@ -435,6 +435,17 @@ class TestDivergence:
         with pytest.raises(FloatingPointError, match="logits that are not finite in epoch 1"):
             fleet.fit(task, 1, partial(MLP, (3, 4, K)), objective, epochs=1, lr=1e30, schedule="constant")
 
+    def test_in_weights_that_a_dead_relu_hides(self) -> None:
+        """Hidden biases of minus infinity: every hidden unit is 0, every logit finite."""
+        task = make_task(3, dtype=torch.float32)
+
+        def objective(model: FleetModel, x: Tensor, index: Tensor) -> Tensor:
+            return 3e38 * model.layers()[0][1].sum((1, 2))
+
+        settings: dict[str, Any] = {"optimiser": torch.optim.SGD, "schedule": "constant", "epochs": 1, "lr": 10.0}
+        with pytest.raises(FloatingPointError, match="weights or logits that are not finite in epoch 1"):
+            fleet.fit(task, 1, partial(MLP, (3, 4, K)), objective, **settings)
+
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn", "stack"])
 def test_the_callers_defaults_and_modes_have_no_influence(kind: str) -> None:

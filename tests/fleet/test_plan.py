@@ -87,6 +87,11 @@ class TestGroups:
                 assert made.workers <= max(1, min(threads, edges[-1] // together))
                 assert made.workers * made.threads <= threads
 
+    def test_of_neighbours_that_step_together_fit_the_cache_as_others_do(self) -> None:
+        made = plan(MLP((100, 128, 20), range(90)), torch.zeros(128, 100), [slice(0, 90)], threads=1, together=3)
+        assert len(made.groups) > 1
+        assert made.group_bytes <= planning.CACHE_BYTES
+
     def test_are_about_as_large_and_a_whole_number_of_rounds(self) -> None:
         made = plan(MLP((100, 128, 20), range(100)), torch.zeros(128, 100), [slice(0, 100)], threads=3)
         assert max(lengths(made)) - min(lengths(made)) <= 1
