@@ -3,8 +3,20 @@
 from kdlib.fleet.engine import Progress
 from kdlib.fleet.objective import Objective
 from kdlib.fleet.recipe import Recipe
-from kdlib.fleet.result import Fleet, scores
+from kdlib.fleet.result import Fleet, chosen, scores
 from kdlib.fleet.run import fit, fitting, train, training
 from kdlib.fleet.settings import adamw
 
-__all__ = ["Fleet", "Objective", "Progress", "Recipe", "adamw", "fit", "fitting", "scores", "train", "training"]
+__all__ = [
+    "Fleet",
+    "Objective",
+    "Progress",
+    "Recipe",
+    "adamw",
+    "chosen",
+    "fit",
+    "fitting",
+    "scores",
+    "train",
+    "training",
+]

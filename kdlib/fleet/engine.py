@@ -174,7 +174,7 @@ class Group:
             with torch.no_grad():
                 self.tape.backward(self.objective.gradient(self.tape.forward(x), index))
         else:
-            self.optimiser.zero_grad(set_to_none=not self.by_logits)
+            self.optimiser.zero_grad()
             if self.by_logits:
                 z = self.each(x).mT  # (F, K, B)
                 with torch.no_grad():
@@ -204,5 +204,5 @@ class Group:
     @torch.no_grad()
     def finite(self) -> Tensor:
         """Which students (F,) have finite weights, and finite logits on the first few examples."""
-        weights = self.model.flat.isfinite().all(1)
-        return weights & self.model(self.x[:8]).isfinite().flatten(1).all(1)
+        least, most = torch.aminmax(self.model.flat, dim=1)  # a NaN is both; no table of flags is made
+        return least.isfinite() & most.isfinite() & self.model(self.x[:8]).isfinite().flatten(1).all(1)

@@ -46,13 +46,13 @@ def plan(
     A group stays inside one of the `blocks`, and `together` neighbours are never parted.
     """
     cost = model.cost(batch)
-    bytes_each = state_bytes(model) + cost.activation_bytes
+    bytes_each = state_bytes(model) + cost.activation_bytes - cost.passing_bytes
     on_cpu = model.flat.device.type == "cpu"
     available = thread_count(threads, 3 * cost.multiply_adds * len(model.seeds)) if on_cpu else 1
     units = sum(-(-(block.stop - block.start) // together) for block in blocks)
     workers = 1 if compiled else max(1, min(available, units))
     if on_cpu:
-        limit = max(4 if isinstance(model, MLP) else 1, CACHE_BYTES // bytes_each)
+        limit = max(4 if isinstance(model, MLP) else 1, (CACHE_BYTES - cost.passing_bytes) // bytes_each)
     else:
         limit = max(1, _free(model.flat.device) // bytes_each)
     groups = []
@@ -66,7 +66,7 @@ def plan(
             for part in slices(size, -(-size // (rounds * share)))
         ]
     largest = max(group.stop - group.start for group in groups)
-    return Plan(tuple(groups), workers, max(1, available // workers), largest * bytes_each)
+    return Plan(tuple(groups), workers, max(1, available // workers), largest * bytes_each + cost.passing_bytes)
 
 
 def state_bytes(model: FleetModel) -> int:
@@ -77,9 +77,10 @@ def state_bytes(model: FleetModel) -> int:
 
 def pieces(model: FleetModel, x: Tensor) -> tuple[int, int]:
     """How many students and how many of the examples x (N, ...) go through the model at once."""
-    each = max(1, model.cost(x[:1]).activation_bytes)
-    at_once = len(model.seeds) if isinstance(model, MLP | CNN) else max(1, min(len(model.seeds), 32))
-    return at_once, max(1, min(2048, PIECE_BYTES // (each * at_once)))
+    cost = model.cost(x[:1])
+    at_once = len(model.seeds) if isinstance(model, MLP | CNN) else min(len(model.seeds), 32)
+    alive = cost.activation_bytes * (1 if cost.passing_bytes else at_once)
+    return at_once, max(1, min(2048, PIECE_BYTES // max(1, alive)))
 
 
 def thread_count(threads: int | None, work: int) -> int:

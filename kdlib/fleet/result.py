@@ -85,9 +85,14 @@ class Fleet:
     def evaluate(self, task: Task) -> pd.DataFrame:
         """One row per student: `students` and what `scores` measures on the test set.
 
+        Where the task has a validation part (`Task.split_validation`), the same on that part, as `val_accuracy` and so on.
         Raises FloatingPointError that names the student whose logits are not finite.
         """
-        return self.scored(task.x_test, task.y_test)
+        frame = self.scored(task.x_test, task.y_test)
+        if "x_validation" not in task.extra:
+            return frame
+        held = self.scored(task.extra["x_validation"], task.extra["y_validation"])
+        return frame.join(held.drop(columns=self.students.columns).add_prefix("val_"))
 
     def scored(self, x: Tensor, y: Tensor) -> pd.DataFrame:
         """As `evaluate`, on inputs x (N, ...) and labels y (N,)."""
@@ -178,6 +183,25 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         "confidence": confidence.mean(-1),
         "logit_norm": centred.norm(dim=-1).mean(-1),
     }
+
+
+def chosen(frame: pd.DataFrame, by: str = "val_accuracy", of: str = "epochs") -> pd.DataFrame:
+    """Of each student's rows at several values of `of`, say lengths, the one that validation data choose: largest `by`.
+
+    `frame` is tidy, as `Fleet.evaluate` returns it with `epochs` a grid column; what identifies a student is whatever it has of
+    world, where, recipe, temperature, alpha, lr, weight_decay and seed. Among equals the smallest value of `of` is taken.
+    Raises ValueError for a column that is missing, or not a number somewhere.
+    """
+    known = [
+        c for c in ("world", "where", "recipe", "temperature", "alpha", "lr", "weight_decay", "seed") if c in frame
+    ]
+    if missing := {by, of, "recipe", "seed"} - set(frame.columns):
+        raise ValueError(f"frame must have columns {by!r}, {of!r}, 'recipe' and 'seed', misses {sorted(missing)}")
+    if frame[by].isna().any():
+        raise ValueError(f"frame must have a number in every row of {by!r}, got {int(frame[by].isna().sum())} without")
+    ranked = frame.sort_values([by, of], ascending=[False, True], kind="stable")
+    kept = ranked.drop_duplicates([c for c in known if c != of]).index
+    return frame.loc[frame.index.isin(kept)].reset_index(drop=True)
 
 
 def _text(frame: pd.DataFrame) -> str:

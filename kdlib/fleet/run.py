@@ -130,6 +130,7 @@ def fit(
         `model.flat`. `model.rows (F,)` are the students' places in the whole fleet, for a value that each has of its own.
     trainable: numbers of the layers to train (-1 for the last; the others stay as they started), or a mask (P,) or (F, P).
     coupled: this many neighbours, in the order of `students`, always step together, so that an objective may join them.
+        Each has the batch of its own seed; one batch for all is `x[:1]`, or `batch_size=None`.
 
     Raises ValueError as `training`, and for an objective that returns another shape or has no gradient.
     """
@@ -263,7 +264,7 @@ def _mask(model: FleetModel, trainable: Sequence[int] | Tensor | None) -> Tensor
             raise ValueError(f"trainable must be a sequence of layers or a bool mask, got {trainable!r}")
         layers = model.layers(mask)
         for k in trainable:
-            if not -len(layers) <= k < len(layers):
+            if _check.integer(k, "trainable", -len(layers)) >= len(layers):
                 raise ValueError(f"trainable must name layers of the {len(layers)} that the model has, got {k}")
             for part in layers[k]:
                 part.fill_(True)

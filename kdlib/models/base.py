@@ -18,10 +18,12 @@ class Cost(NamedTuple):
     """What one student needs for one batch: multiply-adds of the forward pass, and bytes alive at the peak of a step.
 
     The bytes are those of activations and their gradients, without the student's weights and its optimiser's state.
+    `passing_bytes` of them are needed only during the student's turn, where students go one after another.
     """
 
     multiply_adds: int
     activation_bytes: int
+    passing_bytes: int = 0
 
 
 class FleetModel(nn.Module):
@@ -113,18 +115,23 @@ class FleetModel(nn.Module):
 
         Raises ValueError for a model that draws random numbers: no two passes of a student would agree.
         """
+        adds, _, peak = self._measured(x)
+        return Cost(adds, peak)
+
+    def _measured(self, x: Tensor) -> tuple[int, int, int]:
+        """Multiply-adds, bytes kept for the way back, and bytes at the peak."""
         with torch.inference_mode(False), torch.enable_grad():
             student = self.part(slice(0, 1))
             with _Watch(student.flat) as watch:
                 z = student.each(x.clone().unsqueeze(0))
-                forward = watch.flops
+                forward, kept = watch.flops, watch.now
                 z.backward(torch.ones_like(z))
         if watch.random is not None:
             raise ValueError(
                 f"model must not draw random numbers, got a {type(self).__name__} that calls {watch.random}"
             )
         gradient = student.flat.numel() * student.flat.element_size()
-        return Cost(forward // 2, max(0, watch.peak - gradient))
+        return forward // 2, kept, max(kept, watch.peak - gradient)
 
 
 def named(seeds: Sequence[int]) -> tuple[int, ...]:

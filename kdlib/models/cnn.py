@@ -76,16 +76,18 @@ class CNN(FleetModel):
         return h.mean((2, 3)).view(batch, students, -1).permute(1, 2, 0)
 
     def cost(self, x: Tensor) -> Cost:
-        adds, values, (h, w) = 0, x[0].numel(), x.shape[-2:]
-        for i, o in zip(self.channels, self.channels[1:], strict=False):
+        adds, kept, passing, (h, w) = 0, x.shape[1:].numel() + 4 * self.classes, 0, x.shape[-2:]
+        for k, (i, o) in enumerate(zip(self.channels, self.channels[1:], strict=False)):
             adds += h * w * o * i * 9
-            values += 2 * h * w * o  # of a layer: what the convolution gave, and its gradient
+            pooled = (h // 2) * (w // 2) * o if k < len(self.channels) - 2 else 0
+            kept += h * w * o + pooled
+            passing = max(
+                passing, 2 * h * w * o + pooled
+            )  # a layer's gradient twice, for oneDNN's own order, and its input
             h, w = h // 2, w // 2
-            values += 2 * h * w * o  # and the same pooled
-        return Cost(
-            len(x) * (adds + math.prod(self.shapes[-1])),
-            len(x) * (values + 4 * self.classes) * self.flat.element_size(),
-        )
+        size = len(x) * self.flat.element_size()
+        adds = len(x) * (adds + math.prod(self.shapes[-1]))
+        return Cost(adds, size * (kept + passing), 0 if self.flat.is_cuda else size * passing)
 
     def tape(self) -> ConvTape | None:
         """Hand-written forward and backward pass for a CPU; a subclass may differ and gets none."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from kdlib import _seeds
-from kdlib.models.base import FleetModel, named
+from kdlib.models.base import Cost, FleetModel, named
 
 # Multiply-adds of one student's batch above which its own products fill a core; below, all students share each product.
 WORK_ALONE = 5_000_000
@@ -67,8 +67,9 @@ class Stack(FleetModel):
         parameters = self.parameters_of(flat)
         if len(x) > 1 and not self._one_by_one(flat, x):
             return vmap(self._one)(parameters, x)
-        own = [{name: p[f] for name, p in parameters.items()} for f in range(len(x))]
-        return torch.stack([self._one(p, batch) for p, batch in zip(own, x, strict=True)])
+        # unbind, whose backward is one stack, and not p[f], whose backward is a table of zeros for each student
+        own = zip(*(p.unbind() for p in parameters.values()), strict=True)
+        return torch.stack([self._one(dict(zip(parameters, p, strict=True)), b) for p, b in zip(own, x, strict=True)])
 
     def _one(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         value = functional_call(self.__dict__["template"], parameters, (x,))
@@ -79,9 +80,15 @@ class Stack(FleetModel):
     def _one_by_one(self, flat: Tensor, x: Tensor) -> bool:
         """Whether students go one after another: their products fill a core, or vmap cannot map the module."""
         if x.shape[1:] not in self.alone:
-            large = flat.device.type == "cpu" and self.cost(x[0]).multiply_adds > WORK_ALONE
-            self.alone[x.shape[1:]] = large or not self._maps(flat[:2].detach().requires_grad_(flat.is_cuda), x[:2])
+            large = flat.device.type == "cpu" and self._measured(x[0])[0] > WORK_ALONE
+            two = flat[:2].detach().requires_grad_(flat.is_cuda)
+            self.alone[x.shape[1:]] = large or not self._maps(two, x[:2])
         return self.alone[x.shape[1:]]
+
+    def cost(self, x: Tensor) -> Cost:
+        adds, kept, peak = self._measured(x)
+        in_turn = self._one_by_one(self.flat.data, x.expand(2, *x.shape)) if len(self.seeds) > 1 else True
+        return Cost(adds, peak, peak - kept if in_turn else 0)
 
     def _maps(self, flat: Tensor, x: Tensor) -> bool:
         # vmap says where it loops over students inside, in attention on a CPU: still faster than a loop over the module.

@@ -5,21 +5,112 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import kdlib
 import kdlib.fleet.plan as planning
-from kdlib import Fleet, Recipe, fleet, train
+from kdlib import Fleet, Recipe, Task, fleet, train
 from kdlib.fleet.engine import Group
-from kdlib.models import CNN, MLP
+from kdlib.losses import dkd_loss
+from kdlib.models import CNN, MLP, FleetModel, stack
 
-from .ordinary import DTYPE, K, N, flat, make_recipes, make_task, ordinary_run, plain_cnn, plain_mlp
+from ..models.test_stack import WORDS, Reader
+from ..models.test_stack import ordinary as ordinary_module
+from .ordinary import DTYPE, K, N, flat, make_logits, make_recipes, make_task, ordinary_run, plain_cnn, plain_mlp
+
+stacking = import_module("kdlib.models.stack")  # where `stack` lies, and not the function
+
+
+class Tower(FleetModel):
+    """Somebody's own: `apply` and nothing else; tanh, and a skip connection."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        super().__init__([(5, 6), (5, 5), (K, 5)], seeds)
+
+    def apply(self, flat: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+        (w1, b1), (w2, b2), (w3, b3) = self.layers(flat)
+        h = torch.baddbmm(b1, w1, x.flatten(2).mT).tanh()
+        return torch.baddbmm(b3, w3, torch.baddbmm(b2, w2, h).tanh() + h).mT
+
+
+class PlainTower(nn.Module):
+    def __init__(self, start: FleetModel) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(linears(start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, last = self.layers
+        h = first(x.flatten(1)).tanh()
+        return last(second(h).tanh() + h)
+
+
+class Squash(MLP):
+    def activation(self, h: Tensor) -> Tensor:
+        return torch.tanh(h)
+
+
+class Summing(MLP):
+    """Its own `apply`, which sees examples in their shape (3, 2)."""
+
+    def apply(self, flat: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+        assert x.shape[2:] == (3, 2)
+        return super().apply(flat, x + x.sum(-1, keepdim=True))
+
+
+class Older(MLP):
+    """Overrides `each`, as was done before there was `apply`."""
+
+    def each(self, x: Tensor) -> Tensor:
+        return 2 * super().each(x)
+
+
+class Function(nn.Module):
+    """A function beside ordinary layers, which come first in the order of parameters."""
+
+    def __init__(self, layers: list[nn.Linear], function: Callable[[list[nn.Linear], Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layers, self.function = nn.ModuleList(layers), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(list(self.layers), x)  # type: ignore[arg-type]
+
+
+def linears(start: FleetModel) -> list[nn.Linear]:
+    made = []
+    for w, b in zip(start.weights, start.biases, strict=True):
+        linear = nn.Linear(w.shape[1], w.shape[2], dtype=DTYPE)
+        linear.weight.data, linear.bias.data = w[0].T.clone(), b[0].clone()
+        made.append(linear)
+    return made
+
+
+def two(
+    between: Callable[[Tensor], Tensor], before: Callable[[Tensor], Tensor], times: float
+) -> Callable[[FleetModel], nn.Module]:
+    return lambda start: Function(linears(start), lambda a, x: times * a[1](between(a[0](before(x).flatten(1)))))
+
+
+def same(x: Tensor) -> Tensor:
+    return x
+
+
+SIZES = (6, 5, K)
+NETWORKS: dict[str, tuple[Callable[[Sequence[int]], FleetModel], Callable[[FleetModel], nn.Module]]] = {
+    "apply alone": (Tower, PlainTower),
+    "MLP with tanh": (partial(Squash, SIZES), two(torch.tanh, same, 1)),
+    "MLP with apply": (partial(Summing, SIZES), two(torch.relu, lambda x: x + x.sum(-1, keepdim=True), 1)),
+    "MLP with each": (partial(Older, SIZES), two(torch.relu, same, 2)),
+}
 
 
 class TestEqualsSeparateRuns:
@@ -51,9 +142,9 @@ class TestEqualsSeparateRuns:
             assert (trained.model.flat[f] - flat(single)).abs().max() < 1e-10, (recipe.name, seed)
             assert (trained.predict(task.x_test)[f] - single(task.x_test)).abs().max() < 1e-10
 
-    @pytest.mark.parametrize("cache", [planning.CACHE_BYTES, 1])
-    def test_cnns(self, cache: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        task = make_task(2, 6, 6, n=20)
+    @pytest.mark.parametrize(("cache", "size"), [(planning.CACHE_BYTES, (6, 6)), (1, (7, 5))])
+    def test_cnns(self, cache: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+        task = make_task(2, *size, n=20)
         recipes, seeds = make_recipes(task), [4, 1]
         monkeypatch.setattr(planning, "CACHE_BYTES", cache)
         trained = train(
@@ -69,6 +160,40 @@ class TestEqualsSeparateRuns:
         for f, (recipe, seed) in enumerate((r, s) for r in recipes for s in seeds):
             single = ordinary_run(plain_cnn((2, 3, 5), seed), task, recipe, seed, 5, 8, weight_decay=0.05)
             assert (trained.model.flat[f] - flat(single)).abs().max() < 1e-10, (recipe.name, seed)
+
+    @pytest.mark.parametrize("cache", [planning.CACHE_BYTES, 1])
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_networks_of_ones_own(self, name: str, cache: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(planning, "CACHE_BYTES", cache)
+        make, ordinary = NETWORKS[name]
+        task = make_task(3, 2)
+        v = make_logits(task)
+        recipes = [make_recipes(task)[1], Recipe("DKD", teacher=v, loss=dkd_loss)]
+        settings: dict[str, Any] = {"seeds": [4, 1], "epochs": 4, "batch_size": 16, "weight_decay": 0.1}
+        trained = train(task, recipes, model=make, dtype=DTYPE, **settings)
+        for f, (recipe, seed) in enumerate((r, s) for r in recipes for s in [4, 1]):
+            network = ordinary_run(ordinary(make([seed]).to(DTYPE)), task, recipe, seed, 4, 16, weight_decay=0.1)
+            assert (trained.model.flat[f] - flat(network)).abs().max() < 1e-10, (recipe.name, seed)
+            assert (trained.predict(task.x_test)[f] - network(task.x_test)).abs().max() < 1e-10
+
+    @pytest.mark.parametrize("work_alone", [0, 10**9], ids=["one by one", "together"])
+    @pytest.mark.parametrize("cache", [planning.CACHE_BYTES, 1])
+    def test_modules_of_anybody(self, work_alone: int, cache: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Embeddings, attention, tied and frozen parameters, on token numbers."""
+        monkeypatch.setattr(stacking, "WORK_ALONE", work_alone)
+        monkeypatch.setattr(planning, "CACHE_BYTES", cache)
+        made = make_task(5, n=20)
+        words, more = (x.mul(3).abs().floor().clamp(max=WORDS - 1) for x in (made.x_train, made.x_test))
+        task = Task(words, made.y_train, more, made.y_test, WORDS)
+        settings: dict[str, Any] = {"epochs": 3, "batch_size": 8, "weight_decay": 0.1}
+        recipe = Recipe.hard()
+        trained = train(task, recipe, seeds=[4, 1], model=partial(stack, Reader), dtype=DTYPE, **settings)
+        for f, seed in enumerate([4, 1]):
+            network = ordinary_run(
+                ordinary_module(Reader, seed, torch.float32).to(DTYPE), task, recipe, seed, 3, 8, weight_decay=0.1
+            )
+            assert (trained.model.flat[f] - flat(network)).abs().max() < 1e-10, seed
+            assert (trained.predict(task.x_test)[f] - network(task.x_test)).abs().max() < 1e-10
 
     def test_a_batch_larger_than_the_data_is_the_data(self) -> None:
         task = make_task(3, n=10)
@@ -195,16 +320,6 @@ class TestTraining:
         finally:
             torch.set_num_threads(before)
 
-    def test_threads_grow_with_the_work_up_to_what_torch_has(self) -> None:
-        before = torch.get_num_threads()
-        try:
-            torch.set_num_threads(4)
-            for work, expected in ((0, 1), (2 * planning.WORK_PER_THREAD, 2), (99 * planning.WORK_PER_THREAD, 4)):
-                assert planning.thread_count(None, work) == expected
-            assert planning.thread_count(3, 0) == 3
-        finally:
-            torch.set_num_threads(before)
-
     def test_shows_progress_when_asked(self, capsys: pytest.CaptureFixture[str]) -> None:
         task = make_task(3)
         train(task, Recipe.hard(), **self.settings)
@@ -266,3 +381,99 @@ class TestTraining:
         plain = train(task, recipes, **settings)
         compiled = train(task, recipes, compile=True, **settings)
         torch.testing.assert_close(compiled.model.flat, plain.model.flat, rtol=0, atol=1e-10)
+
+
+class Poison:
+    """A loss that has no value any more after some calls, for the examples of class 1."""
+
+    def __init__(self, calls: int) -> None:
+        self.calls = calls
+
+    def __call__(self, z: Tensor, v: Tensor, y: Tensor) -> Tensor:
+        self.calls -= 1
+        return (z - v).square().sum(-1) * torch.where((y == 1) & (self.calls < 0), torch.nan, 1.0)
+
+
+class TestDivergence:
+    settings: ClassVar[dict[str, Any]] = {"seeds": [5, 8], "hidden": (6,), "batch_size": 25, "threads": 1}
+
+    def test_names_student_recipe_and_epoch(self) -> None:
+        task = make_task(3, dtype=torch.float32)
+        with pytest.raises(
+            FloatingPointError, match=r"student .*'recipe': 'hard labels'.*'seed': 5.*in epoch [12];.*lr"
+        ):
+            train(task, Recipe.hard(), epochs=4, lr=1e30, **self.settings)
+
+    def test_of_one_recipe_in_a_fleet_is_found_in_its_epoch(self) -> None:
+        task = make_task(3, dtype=torch.float32)
+        own = Recipe(
+            "poisoned", teacher=make_logits(task).float(), loss=Poison(3 + 2 * 2)
+        )  # 3 to try it, 2 steps an epoch
+        seen = []
+        with pytest.raises(FloatingPointError, match=r"'poisoned'.*'seed': 5.* in epoch 3;"):
+            for state in fleet.training(task, [Recipe.hard(), own], epochs=5, **self.settings):
+                seen.append(state.epoch)
+        assert seen == [1, 2]
+
+    def test_of_an_objective_of_ones_own_is_found_too(self) -> None:
+        task = make_task(3, dtype=torch.float32)
+        students = pd.DataFrame({"seed": [1, 2], "method": ["fine", "broken"]})
+
+        def objective(model: FleetModel, x: Tensor, index: Tensor) -> Tensor:
+            return model.each(x).square().mean((1, 2)) * torch.tensor([1.0, torch.nan])[model.rows]
+
+        with pytest.raises(FloatingPointError, match=r"'method': 'broken'.* in epoch 1;"):
+            fleet.fit(task, students, partial(MLP, (3, K)), objective, epochs=2)
+
+    def test_in_values_that_are_not_finite_with_weights_that_are(self) -> None:
+        """Weights of 1e30 are finite numbers, and the logits of two layers of them are not."""
+        task = make_task(3, dtype=torch.float32)
+
+        def objective(model: FleetModel, x: Tensor, index: Tensor) -> Tensor:
+            return -model.flat.sum(1)
+
+        with pytest.raises(FloatingPointError, match="logits that are not finite in epoch 1"):
+            fleet.fit(task, 1, partial(MLP, (3, 4, K)), objective, epochs=1, lr=1e30, schedule="constant")
+
+    def test_in_weights_that_a_dead_relu_hides(self) -> None:
+        """Hidden biases of minus infinity: every hidden unit is 0, every logit finite."""
+        task = make_task(3, dtype=torch.float32)
+
+        def objective(model: FleetModel, x: Tensor, index: Tensor) -> Tensor:
+            return 3e38 * model.layers()[0][1].sum((1, 2))
+
+        settings: dict[str, Any] = {"optimiser": torch.optim.SGD, "schedule": "constant", "epochs": 1, "lr": 10.0}
+        with pytest.raises(FloatingPointError, match="weights or logits that are not finite in epoch 1"):
+            fleet.fit(task, 1, partial(MLP, (3, 4, K)), objective, **settings)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "stack"])
+def test_the_callers_defaults_and_modes_have_no_influence(kind: str) -> None:
+    """A default device, a default dtype, or gradients switched off around a training: the same students."""
+    task = make_task(1, 4, 4, n=12, dtype=torch.float32)
+    v = make_logits(task).float()
+    recipes = [Recipe.distil("KD", v), Recipe("DKD", teacher=v, loss=dkd_loss)]
+    makers: dict[str, Any] = {
+        "mlp": None,
+        "cnn": lambda s: CNN((1, 2, 3), K, s),
+        "stack": partial(stack, lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, K, dtype=torch.float32))),
+    }
+    settings: dict[str, Any] = {
+        "seeds": 2,
+        "hidden": (4,),
+        "epochs": 2,
+        "batch_size": 5,
+        "model": makers[kind],
+        "curve": 1,
+    }
+    expected = train(task, recipes, **settings)
+    torch.set_default_device("meta")
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad():
+            trained = train(task, recipes, **settings)
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(trained.model.flat, expected.model.flat)
+    pd.testing.assert_frame_equal(trained.curve, expected.curve)

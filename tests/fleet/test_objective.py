@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -94,7 +94,13 @@ class TestClosedForm:
 
 
 class TestLosses:
-    settings: dict[str, Any] = {"seeds": [0, 7], "hidden": (6,), "epochs": 4, "batch_size": 16, "dtype": DTYPE}
+    settings: ClassVar[dict[str, Any]] = {
+        "seeds": [0, 7],
+        "hidden": (6,),
+        "epochs": 4,
+        "batch_size": 16,
+        "dtype": DTYPE,
+    }
 
     @pytest.mark.parametrize("name", LOSSES)
     def test_trains_as_a_plain_loop(self, name: str) -> None:
