@@ -101,7 +101,6 @@ def test_results_are_the_same_under_other_defaults(what: str, other: dict[str, t
 CONSTRUCTORS = {"tensor", "zeros", "ones", "full", "empty", "eye", "linspace", "logspace", "rand", "randn", "normal"}
 WHOLE = {"arange", "randint", "randperm"}  # int64 whatever the default
 SOURCE = Path(kdlib.__file__).parent
-ROOMS_OF_THEIR_OWN = ("fleet", "models")  # their students' dtype is an argument, tested beside them
 
 
 def nameless(source: str) -> list[int]:
@@ -122,8 +121,6 @@ def nameless(source: str) -> list[int]:
 
 @pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
 def test_every_tensor_names_its_dtype_and_device(path: Path) -> None:
-    if path.relative_to(SOURCE).parts[0] in ROOMS_OF_THEIR_OWN and path.name != "resnet.py":
-        pytest.skip("a room of its own")
     assert nameless(path.read_text("utf-8")) == []
 
 

@@ -68,11 +68,13 @@ class StoredLogits:
             return self._arrays["log_probs"][self._find(ids)].float()
         classes, probs = self.sparse(ids)
         if self.kind == "draws":
-            counts = torch.zeros(len(classes), self.num_classes).scatter_add_(1, classes, torch.ones_like(probs))
+            counts = torch.zeros(len(classes), self.num_classes, dtype=probs.dtype, device="cpu").scatter_add_(
+                1, classes, torch.ones_like(probs)
+            )
             return (counts / self.width).log_()
         mass = probs.sum(1, keepdim=True)
         if tail == "renormalise":
-            table, probs = torch.zeros(len(classes), self.num_classes), probs / mass
+            table, probs = torch.zeros(len(classes), self.num_classes, dtype=probs.dtype, device="cpu"), probs / mass
         else:
             rest = (1 - mass).clamp(min=0) / max(1, self.num_classes - self.width)
             table = rest.repeat(1, self.num_classes)
@@ -89,7 +91,7 @@ class StoredLogits:
         rows = self._find(ids)
         classes = self._arrays["classes"][rows].long()
         if self.kind == "draws":
-            return classes, torch.full(classes.shape, 1 / self.width)
+            return classes, torch.full(classes.shape, 1 / self.width, dtype=torch.float32, device="cpu")
         return classes, self._arrays["log_probs"][rows].float().exp_()
 
     def _find(self, ids: Tensor) -> Tensor:
@@ -212,7 +214,7 @@ def _fill(file: IO[bytes], batches: Iterable[Batch], about: dict[str, Any], gene
     crc, offsets, end = dict.fromkeys(layout, 0), {}, 0
     for name, (dtype, shape) in layout.items():
         offsets[name], end = end, end + math.prod(shape) * DTYPES[dtype].itemsize
-    start, done, ids = len(_header(layout, offsets, about, crc)), 0, torch.empty(n, dtype=torch.int64)
+    start, done, ids = len(_header(layout, offsets, about, crc)), 0, torch.empty(n, dtype=torch.int64, device="cpu")
 
     def put(name: str, values: Tensor, row: int) -> None:
         block = _bytes(values)
@@ -271,7 +273,7 @@ def _kept(logits: Tensor, kind: str, width: int, T: float, generator: torch.Gene
         raise ValueError(f"logits must be finite or -inf, with a finite one in every row, got {bad} other rows")
     if kind == "draws":
         if not len(log_p):
-            return {"classes": torch.empty(0, width, dtype=torch.int32)}
+            return {"classes": torch.empty(0, width, dtype=torch.int32, device="cpu")}
         drawn = torch.multinomial(log_p.exp(), width, replacement=True, generator=generator)
         return {"classes": drawn.sort(1).values.int()}
     if kind == "top":

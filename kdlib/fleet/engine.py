@@ -81,7 +81,10 @@ class Engine:
         """One epoch after another; a group stops after its own last one."""
         seeds = list(dict.fromkeys(self.fleet.model.seeds))
         place = {seed: i for i, seed in enumerate(seeds)}
-        slots = [torch.tensor([place[s] for s in g.model.seeds], device=self.x.device) for g in self.groups]
+        slots = [
+            torch.tensor([place[s] for s in g.model.seeds], dtype=torch.int64, device=self.x.device)
+            for g in self.groups
+        ]
         generators = [_seeds.stream(seed, "data order") for seed in seeds]
         epochs, n = max(b.setting.epochs for b in self.blocks), len(self.x)
         steps = epochs * self.steps_each

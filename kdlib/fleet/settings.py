@@ -105,7 +105,9 @@ def torch_device(device: str | torch.device | None, default: torch.device) -> to
     """The device asked for, or the default. Raises ValueError for one that is not there."""
     try:
         chosen = default if device is None else torch.device(device)
-        return torch.empty(0, device=chosen).device  # "cuda" becomes the current card's name with its number
+        return torch.empty(
+            0, dtype=torch.uint8, device=chosen
+        ).device  # "cuda" becomes the current card's name with its number
     except (RuntimeError, AssertionError, TypeError) as problem:
         reason = str(problem).splitlines()[0]
         raise ValueError(f"device must be one that torch can use here, got {device!r}: {reason}") from None

@@ -120,7 +120,7 @@ def tails(num_classes: int, b1: float, b2: float, epsilon: float = 0.1, share: f
     """
     if not (0 < b1 < math.inf and 0 < b2 < math.inf):
         raise ValueError(f"b1 and b2 must be positive finite numbers, got {b1!r} and {b2!r}")
-    r = torch.arange(num_classes, dtype=torch.float64)
+    r = torch.arange(num_classes, dtype=torch.float64, device="cpu")
     front, back = (-r / b1).softmax(0), (-r / b2).softmax(0).flip(0)
     return with_floor(_check.fraction(share, "share") * front + (1 - share) * back, epsilon)
 
@@ -128,7 +128,7 @@ def tails(num_classes: int, b1: float, b2: float, epsilon: float = 0.1, share: f
 def fit_tails(gap: Tensor) -> tuple[float, float]:
     """(b1, b2) by moments, for p - q of some examples (..., K): the mean rank of the mass at either end, 2 at least."""
     profile = gap.reshape(-1, gap.shape[-1]).sort(-1, descending=True).values.double()
-    r = torch.arange(profile.shape[-1], dtype=torch.float64)
+    r = torch.arange(profile.shape[-1], dtype=torch.float64, device="cpu")
     ends = profile.clamp(min=0).mean(0), (-profile).clamp(min=0).mean(0).flip(0)
     b1, b2 = (max(2.0, float((r * end).sum() / end.sum())) if float(end.sum()) > 0 else 2.0 for end in ends)
     return b1, b2
@@ -196,7 +196,7 @@ def effective_sample_size(weights: Tensor) -> Tensor:
 
 def regimes(num_classes: int = 1000, seed: int = 0) -> dict[str, tuple[Tensor, Tensor, float]]:
     """Teacher logits, student logits (K,) in float64 and T of five stages of training, for the comparison of proposals."""
-    u, e = torch.randn(2, num_classes, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    u, e = torch.randn(2, num_classes, dtype=torch.float64, device="cpu", generator=torch.Generator().manual_seed(seed))
     t = 3 * u
     middle, spurious = 2.4 * u + 0.8 * e, t.clone()
     spurious[t.argmin()] = t.max() + 1  # one that the teacher all but excludes
@@ -224,7 +224,7 @@ class RandomSampledTargets:
 
     def table(self) -> Tensor:
         """The estimate of the teacher's table, (N, K) in float32."""
-        ones = torch.ones(self.classes.shape, device=self.classes.device)
+        ones = torch.ones(self.classes.shape, dtype=torch.float32, device=self.classes.device)
         return ones.new_zeros(len(ones), self.num_classes).scatter_add_(1, self.classes, ones) / self.classes.shape[1]
 
     def cross_entropy(self, logits: Tensor, temperature: float = 1.0) -> Tensor:

@@ -36,7 +36,9 @@ class Stack(FleetModel):
         rows = {seed: nn.utils.parameters_to_vector(network.parameters()).detach() for seed, network in made.items()}
         super().__init__([], seeds, dtype, torch.stack([rows[seed] for seed in seeds]))
         self.names = {name: p.shape for name, p in parameters.items()}
-        self.changes = torch.cat([torch.full((p.numel(),), p.requires_grad, device="cpu") for p in parameters.values()])
+        self.changes = torch.cat(
+            [torch.full((p.numel(),), p.requires_grad, dtype=torch.bool, device="cpu") for p in parameters.values()]
+        )
         self.alone: dict[torch.Size, bool] = {}  # by the shape of a batch
         # not a submodule: its parameters are placeholders, and nobody should train or move them (a move would part tied ones)
         self.__dict__["template"] = template
