@@ -115,7 +115,7 @@ def _callable_like_kd_loss(loss: Callable[..., Any], name: str) -> None:
     z, v = torch.linspace(-1, 1, 12, dtype=torch.float64, device="cpu").reshape(2, 3, 2).unbind(-1)
     expected = "called as loss(student_logits (2, 3), teacher_logits (2, 3), labels (2,), 4.0, 0.5) in float64"
     try:
-        value = loss(z.clone().requires_grad_(), v, torch.tensor([0, 2], device="cpu"), 4.0, 0.5)
+        value = loss(z.clone().requires_grad_(), v, torch.tensor([0, 2], dtype=torch.int64, device="cpu"), 4.0, 0.5)
     except Refused as problem:
         raise ValueError(f"{name} raised {problem}; it was {expected}") from problem
     if not isinstance(value, torch.Tensor) or value.shape != (2,):

@@ -125,7 +125,7 @@ class Engine:
         for block in self.blocks:
             if epoch == block.setting.epochs or (epoch < block.setting.epochs and epoch in self.marks):
                 own = self.fleet.part(block.rows)
-                frames.append(own.evaluate(self.task).assign(epoch=epoch, split="test"))
+                frames.append(own.scored(self.task.x_test, self.task.y_test).assign(epoch=epoch, split="test"))
                 if "x_validation" in self.task.extra:
                     held = own.scored(self.task.extra["x_validation"], self.task.extra["y_validation"])
                     frames.append(held.assign(epoch=epoch, split="validation"))

@@ -79,8 +79,9 @@ def pieces(model: FleetModel, x: Tensor) -> tuple[int, int]:
     """How many students and how many of the examples x (N, ...) go through the model at once."""
     cost = model.cost(x[:1])
     at_once = len(model.seeds) if isinstance(model, MLP | CNN) else min(len(model.seeds), 32)
-    alive = cost.activation_bytes * (1 if cost.passing_bytes else at_once)
-    return at_once, max(1, min(2048, PIECE_BYTES // max(1, alive)))
+    if cost.passing_bytes:  # one after another: what a student needs may stay in the cache
+        return at_once, max(1, min(2048, CACHE_BYTES // cost.activation_bytes))
+    return at_once, max(1, min(2048, PIECE_BYTES // max(1, cost.activation_bytes * at_once)))
 
 
 def thread_count(threads: int | None, work: int) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from kdlib import _check
+from kdlib.data.task import Task
 from kdlib.losses import soften
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # student logits, teacher logits, labels -> one value per example
@@ -120,3 +121,19 @@ class Recipe:
             raise ValueError(
                 f"weights of recipe {self.name!r} must have shape ({examples},), got {tuple(self.weights.shape)}"
             )
+
+
+def check_recipes(task: Task, recipes: Sequence[Recipe]) -> None:
+    """Raise ValueError unless these are recipes for the labels of this task."""
+    if not isinstance(task, Task):
+        raise ValueError(f"task must be a kdlib.Task, got {type(task).__name__}")
+    if not recipes:
+        raise ValueError("recipes must not be empty, got none")
+    if task.y_train.is_floating_point():
+        raise ValueError(
+            f"task must have labels for recipes, got targets of {task.y_train.dtype}: train them by fleet.fit"
+        )
+    for recipe in recipes:
+        if not isinstance(recipe, Recipe):
+            raise ValueError(f"recipes must be kdlib.Recipe objects, got {type(recipe).__name__}")
+        recipe.fits(len(task.x_train), task.num_classes)

@@ -17,7 +17,7 @@ from kdlib import _check
 from kdlib.data.task import Task
 from kdlib.fleet.engine import Block, Engine, Progress
 from kdlib.fleet.objective import Distillation, LogitObjective, LossObjective, Objective
-from kdlib.fleet.recipe import Recipe
+from kdlib.fleet.recipe import Recipe, check_recipes
 from kdlib.fleet.result import Fleet
 from kdlib.fleet.settings import (
     Maker,
@@ -82,7 +82,7 @@ def training(
     runs, where a student's weights or logits are no longer finite, naming student and epoch.
     """
     recipes = [recipes] if isinstance(recipes, Recipe) else list(recipes)
-    _check_recipes(task, recipes)
+    check_recipes(task, recipes)
     chosen = seed_list(seeds)
     students = pd.DataFrame(
         [(r.name, r.temperature, r.alpha, s) for r in recipes for s in chosen],
@@ -281,21 +281,6 @@ def _finished(run: Iterator[Progress], progress: bool) -> Fleet:
             bar.update(state.step - bar.n)
     assert fleet is not None
     return fleet
-
-
-def _check_recipes(task: Task, recipes: list[Recipe]) -> None:
-    if not isinstance(task, Task):
-        raise ValueError(f"task must be a kdlib.Task, got {type(task).__name__}")
-    if not recipes:
-        raise ValueError("recipes must not be empty, got none")
-    if task.y_train.is_floating_point():
-        raise ValueError(
-            f"task must have labels for recipes, got targets of {task.y_train.dtype}: train them by fleet.fit"
-        )
-    for recipe in recipes:
-        if not isinstance(recipe, Recipe):
-            raise ValueError(f"recipes must be kdlib.Recipe objects, got {type(recipe).__name__}")
-        recipe.fits(len(task.x_train), task.num_classes)
 
 
 # What help() shows of `train`: its own arguments and all of `training`'s, by name.

@@ -28,7 +28,12 @@ class Stack(FleetModel):
         for seed in dict.fromkeys(named(seeds)):
             with _DRAWING, torch.random.fork_rng(devices=[]), torch.device("cpu"):
                 torch.default_generator.manual_seed(_seeds.stream(seed, "initialisation").initial_seed())
-                made[seed] = _checked(make()).to(dtype)
+                usual = torch.get_default_dtype()
+                torch.set_default_dtype(torch.float32)  # a caller's default would draw other numbers
+                try:
+                    made[seed] = _checked(make()).to(dtype)
+                finally:
+                    torch.set_default_dtype(usual)
         if len({id(network) for network in made.values()}) < len(made):
             raise ValueError("make must return a new module each time, got the same one twice")
         template = next(iter(made.values()))

@@ -240,3 +240,16 @@ def test_bad_input_names_argument_value_and_expectation(call: Callable[[], objec
 def test_a_module_of_dropout_0_is_one_without() -> None:
     fleet = stack(partial(nn.Sequential, nn.Linear(5, 3), nn.Dropout(0.0)), [0])
     assert fleet(torch.zeros(4, 5)).shape == (1, 4, 3)
+
+
+def test_a_callers_default_dtype_draws_the_same_weights() -> None:
+    def made() -> Tensor:
+        return stack(lambda: nn.Linear(3, 2), [0, 1]).flat.detach()
+
+    expected, before = made(), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(made(), expected)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(before)
