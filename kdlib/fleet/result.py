@@ -199,9 +199,10 @@ def chosen(frame: pd.DataFrame, by: str = "val_accuracy", of: str = "epochs") ->
         raise ValueError(f"frame must have columns {by!r}, {of!r}, 'recipe' and 'seed', misses {sorted(missing)}")
     if frame[by].isna().any():
         raise ValueError(f"frame must have a number in every row of {by!r}, got {int(frame[by].isna().sum())} without")
+    frame = frame.reset_index(drop=True)  # frames that were put together have numbers twice
     ranked = frame.sort_values([by, of], ascending=[False, True], kind="stable")
     kept = ranked.drop_duplicates([c for c in known if c != of]).index
-    return frame.loc[frame.index.isin(kept)].reset_index(drop=True)
+    return frame.loc[sorted(kept)].reset_index(drop=True)
 
 
 def _text(frame: pd.DataFrame) -> str:

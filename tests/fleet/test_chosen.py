@@ -18,7 +18,12 @@ def table() -> pd.DataFrame:
 
 
 def test_takes_the_best_on_validation_and_the_shorter_of_equals() -> None:
-    for frame in (table(), table().iloc[::-1], table().sample(frac=1, random_state=0)):
+    for frame in (
+        table(),
+        table().iloc[::-1],
+        table().sample(frac=1, random_state=0),
+        table().set_index("epochs", drop=False),
+    ):
         best = fleet.chosen(frame).set_index(["recipe", "seed"])
         assert best["epochs"].to_dict() == {("KD", 0): 20, ("KD", 1): 10, ("hard", 0): 40}
         assert best["accuracy"].to_dict() == {("KD", 0): 0.2, ("KD", 1): 0.4, ("hard", 0): 0.7}
