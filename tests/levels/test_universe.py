@@ -213,9 +213,12 @@ Y, P = torch.tensor([0, 2]), torch.full((2, 3), 1 / 3)
     ("call", "message"),
     [
         (lambda: smooth_labels(Y, 3, 1.5), r"epsilon must be a number in \[0, 1\], got 1.5"),
-        (lambda: smooth_labels(Y, 3, torch.zeros(3)), r"epsilon must be one number, got a tensor of shape \(3,\)"),
         (
-            lambda: effective_epsilon(P, Y, torch.ones(2, 1)),
+            lambda: smooth_labels(Y, 3, torch.zeros(3)),  # type: ignore[arg-type]
+            r"epsilon must be one number, got a tensor of shape \(3,\)",
+        ),
+        (
+            lambda: effective_epsilon(P, Y, torch.ones(2, 1)),  # type: ignore[arg-type]
             r"alpha must be one number, got a tensor of shape \(2, 1\)",
         ),
         (lambda: smooth_labels(Y, 3, float("nan")), "epsilon .* got nan"),
