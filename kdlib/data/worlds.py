@@ -36,7 +36,8 @@ def world(name: str, seed: int = 0, n_train: int | None = None, n_test: int | No
 
     H: class centres in 30 dimensions; a label is corrupted with probability 0.6 (80 % inside the superclass) if the
         example lies on the positive side of its centre's first coordinate. 1000 noisy examples, test labels clean.
-        `extra["clean"] (N,)` says which training labels are right.
+        `extra["clean"] (N,)` says which training labels are right, `extra["posterior"] (N, K)` with which probability a
+        label is drawn, given x.
     S: argmax of class scores s + 1/4 sum_j sin(a_j s + b_j) in 50 dimensions. 2000 examples; the teacher has the same.
     F: H without noise, classes closer together, 10 examples per class on average.
 
@@ -90,13 +91,23 @@ def _noisy(seed: int, n_train: int, n_test: int) -> Task:
         stranger = ((GROUPS[labels] + 1) * size + _integers(generator, 0, CLASSES - size, len(x))) % CLASSES
         return torch.where(hit, torch.where(inside, sibling, stranger), labels)
 
+    def posterior(x: Tensor) -> Tensor:
+        truth = torch.softmax(-torch.cdist(x, centres).square() / (2 * 0.35**2), dim=1)  # (N, K), of the true class
+        hit = 0.6 * truth * (x[:, :1] > centres[:, 0])
+        same = GROUPS.unsqueeze(1) == GROUPS  # (K, K)
+        size = CLASSES // SUPERCLASSES
+        spread = torch.where(same, 0.8 / (size - 1), 0.2 / (CLASSES - size)).to(x.dtype).fill_diagonal_(0)
+        return truth - hit + hit @ spread
+
     # The training set is drawn first, whole: another n_test leaves it as it is.
     x_train, clean_train = draw(n_train)
     y_train = corrupt(x_train, clean_train)
     x_teacher, clean_teacher = draw(8000)
     y_teacher = corrupt(x_teacher, clean_teacher)
     x_test, y_test = draw(n_test)
-    extra = {"clean": y_train == clean_train, "x_teacher": x_teacher, "y_teacher": y_teacher}
+    extra = {
+        "clean": y_train == clean_train, "posterior": posterior(x_train), "x_teacher": x_teacher, "y_teacher": y_teacher
+    }  # fmt: skip
     return Task(x_train, y_train, x_test, y_test, CLASSES, GROUPS, "world H", extra)
 
 

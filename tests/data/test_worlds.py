@@ -129,6 +129,22 @@ class TestNoise:
         assert steps[:5].sum() == 0
         assert stats.chisquare(steps[5:]).pvalue > 1e-4
 
+    def test_the_posterior_is_the_share_of_each_label(self) -> None:
+        """Labels with a probability near p are right as often as p says, on the label, its siblings and strangers."""
+        p = self.task.extra["posterior"]
+        assert p.shape == (40_000, 20)
+        torch.testing.assert_close(p.sum(1), torch.ones(40_000))
+        drawn = torch.eye(20)[self.task.y_train]
+        for low, high in ((0, 0.005), (0.005, 0.01), (0.01, 0.06), (0.06, 0.2), (0.2, 0.5), (0.5, 0.9), (0.9, 1.01)):
+            at = (p >= low) & (p < high)
+            error = 4 * (p[at] * (1 - p[at])).sum().sqrt() / at.sum()
+            assert (drawn[at].mean() - p[at].mean()).abs() < error + 1e-5, (low, high)
+
+    def test_the_posterior_follows_its_examples(self) -> None:
+        rows = torch.tensor([5, 3])
+        few = self.task.subset(rows)
+        assert torch.equal(few.extra["posterior"], self.task.extra["posterior"][rows])
+
     def test_test_labels_are_clean_and_the_teachers_are_not(self) -> None:
         found = torch.cdist(self.task.x_test, self.centres).argmin(1)
         assert (found == self.task.y_test).double().mean() > 0.995

@@ -7,12 +7,18 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 from torch import Tensor
 
-from kdlib.levels.universe import effective_epsilon, matched_smoothing, smooth_labels
+from kdlib.levels.universe import (
+    effective_epsilon,
+    fault_of_control,
+    matched_smoothing,
+    resting_confidence,
+    smooth_labels,
+)
 from kdlib.losses import cross_entropy, kd_loss, soft_cross_entropy, soften
 
 sizes = st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 8), st.integers(2, 12))
@@ -125,6 +131,81 @@ def test_smoothing_pulls_the_same_way_as_a_tempered_teacher_in_the_limit() -> No
     assert not torch.allclose(far, cross_entropy(z, y))
 
 
+@given(
+    st.floats(0.02, 0.98),
+    st.integers(2, 30),
+    st.sampled_from([0.5, 1.0, 2.0, 4.0, 16.0]),
+    st.sampled_from([0.1, 0.5, 0.9, 1.0]),
+)
+def test_a_student_rests_where_the_gradient_of_the_distillation_loss_vanishes(
+    confidence: float, k: int, temperature: float, alpha: float
+) -> None:
+    """Autograd of `kd_loss`, in every class, and the logits are its strict minimum along a random direction."""
+    rest = resting_confidence(confidence, k, temperature, alpha)
+    assume(1e-6 < rest < 1 - 1e-6)  # else what is left for the other classes has few digits
+    table = torch.full((1, k), (1 - confidence) / (k - 1), dtype=torch.float64)
+    table[0, 0] = confidence
+    z = torch.full((1, k), (1 - rest) / (k - 1), dtype=torch.float64)
+    z[0, 0] = rest
+    z = z.log().requires_grad_()
+    v, y = temperature * table.log(), torch.tensor([0])
+    loss = kd_loss(z, v, y, temperature, alpha)
+    (slope,) = torch.autograd.grad(loss.sum(), z)
+    assert slope.abs().max() < 1e-8
+    way = torch.randn(k, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
+    assert kd_loss(z + 0.1 * way, v, y, temperature, alpha) > loss
+
+
+@given(st.floats(0.01, 0.99), fractions.filter(lambda alpha: alpha > 1e-3), st.integers(2, 20))
+def test_at_temperature_one_a_student_rests_on_its_effective_target(confidence: float, alpha: float, k: int) -> None:
+    assert resting_confidence(confidence, k, 1.0, alpha) == pytest.approx(1 - alpha * (1 - confidence), abs=1e-9)
+    assert resting_confidence(confidence, k, 4.0, 1.0) == pytest.approx(
+        1 / (1 + (k - 1) * ((1 - confidence) / (k - 1) / confidence) ** 4), abs=1e-9
+    )  # alpha = 1 takes the table at its own temperature
+
+
+def of_the_teachers_shape(probs: Tensor, labels: Tensor) -> Tensor:
+    """The mean confidence on the label, and what the teacher thinks of the wrong classes on the rest."""
+    at = labels.unsqueeze(1)
+    mean = probs.gather(1, at).mean()
+    table = probs.scatter(1, at, 0.0)
+    return ((1 - mean) * table / table.sum(1, keepdim=True)).scatter(1, at, mean.item())
+
+
+def of_the_largest(probs: Tensor, labels: Tensor) -> Tensor:
+    mean = probs.max(1).values.mean()
+    table = ((1 - mean) / (probs.shape[1] - 1)).repeat(*probs.shape)
+    return table.scatter_(1, labels.unsqueeze(1), mean.item())
+
+
+def of_each_example(probs: Tensor, labels: Tensor) -> Tensor:
+    at = labels.unsqueeze(1)
+    own = probs.gather(1, at)
+    return ((1 - own) / (probs.shape[1] - 1)).repeat(1, probs.shape[1]).scatter(1, at, own)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "fault"),
+    [
+        (of_the_teachers_shape, "wrong classes of a row differ"),
+        (of_the_largest, "average the largest probability"),
+        (of_each_example, "kept each example's own confidence"),
+        (lambda p, y: p, "kept each example's own confidence"),
+        (lambda p, y: 2 * matched_smoothing(p, y), "Rows must sum to 1; yours sum to 2.000"),
+        (lambda p, y: p * float("nan"), "Rows must sum to 1; yours sum to nan"),
+        (lambda p, y: p[0], r"The table has shape (7,)"),
+        (lambda p, y: None, "The table has type NoneType"),
+    ],
+)
+def test_the_check_of_the_control_says_what_is_wrong(candidate: Callable[[Tensor, Tensor], Tensor], fault: str) -> None:
+    assert fault in fault_of_control(candidate)
+
+
+def test_the_check_of_the_control_finds_no_fault_in_the_control() -> None:
+    assert fault_of_control(matched_smoothing) == ""
+    assert fault_of_control(lambda p, y: matched_smoothing(p, y).float()) == ""
+
+
 Y, P = torch.tensor([0, 2]), torch.full((2, 3), 1 / 3)
 
 
@@ -132,9 +213,12 @@ Y, P = torch.tensor([0, 2]), torch.full((2, 3), 1 / 3)
     ("call", "message"),
     [
         (lambda: smooth_labels(Y, 3, 1.5), r"epsilon must be a number in \[0, 1\], got 1.5"),
-        (lambda: smooth_labels(Y, 3, torch.zeros(3)), r"epsilon must be one number, got a tensor of shape \(3,\)"),
         (
-            lambda: effective_epsilon(P, Y, torch.ones(2, 1)),
+            lambda: smooth_labels(Y, 3, torch.zeros(3)),  # type: ignore[arg-type]
+            r"epsilon must be one number, got a tensor of shape \(3,\)",
+        ),
+        (
+            lambda: effective_epsilon(P, Y, torch.ones(2, 1)),  # type: ignore[arg-type]
             r"alpha must be one number, got a tensor of shape \(2, 1\)",
         ),
         (lambda: smooth_labels(Y, 3, float("nan")), "epsilon .* got nan"),
@@ -156,9 +240,13 @@ Y, P = torch.tensor([0, 2]), torch.full((2, 3), 1 / 3)
         (lambda: matched_smoothing(P.numpy(), Y), "probs must be a floating-point torch.Tensor, got ndarray"),  # type: ignore[arg-type]
         (lambda: effective_epsilon(torch.ones(2, 1), 0 * Y), "probs must have at least 1 example and 2 classes"),
         (lambda: effective_epsilon(P.long(), Y), "probs must be a floating-point torch.Tensor, got torch.int64"),
+        (lambda: resting_confidence(1.0, 3, 4.0), "confidence must lie between 0 and 1, got 1.0"),
+        (lambda: resting_confidence(0.5, 1, 4.0), "num_classes must be at least 2, got 1"),
+        (lambda: resting_confidence(0.5, 3, 0.0), "temperature must be .* got 0"),
+        (lambda: resting_confidence(0.5, 3, 4.0, 0.0), "alpha must be above 0 and at most 1, got 0"),
         (lambda: effective_epsilon(P, Y, alpha=-1), r"alpha must be a number in \[0, 1\], got -1"),
     ],
 )
-def test_bad_input_names_argument_value_and_expectation(call: Callable[[], Tensor], message: str) -> None:
+def test_bad_input_names_argument_value_and_expectation(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
