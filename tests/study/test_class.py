@@ -40,9 +40,9 @@ def test_thirty_students_share_a_folder_and_nothing_is_lost_or_counted_twice(scr
     ended = [one.end(timeout=240) for one in running]
     assert [(code, err) for code, _, err in ended if code] == []
 
-    everyone = study.collect(tmp_path / "store").sort_values(["seed", "accuracy"], ignore_index=True)  # one experiment
+    everyone = study.collect(tmp_path / "store").sort_values(["seed", "accuracy"], ignore_index=True)
     assert everyone.seed.tolist() == [seed for seed in range(SEEDS) for _ in range(2)]
-    accuracy = everyone.pivot(index="seed", columns="recipe", values="accuracy")
+    accuracy = everyone.set_index(["recipe", "seed"])["accuracy"]
     assert accuracy["hard labels"].tolist() == [seed / 7 for seed in range(SEEDS)]
     assert accuracy["distilled"].tolist() == [seed / 3 for seed in range(SEEDS)]
 
