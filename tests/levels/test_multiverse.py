@@ -87,14 +87,13 @@ def test_what_was_varied_is_what_the_table_holds():
     }
 
 
-@pytest.mark.parametrize("variation", [multiverse.BASE, "combination 9"])
-def test_the_shipped_table_is_what_its_program_computes(variation):
-    """Another machine rounds sums in another order, so an answer or two of thousands may differ."""
+def test_a_combination_is_still_what_the_table_calls_by_its_name():
+    """Another machine rounds sums in another order, so an answer or two of a thousand may differ."""
     spec = importlib.util.spec_from_file_location("multiverse_program", ROOT / "data" / "multiverse.py")
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
-    frame = program.experiment("F", variation, 1).set_index("recipe")
-    stored = TABLE[(TABLE.world == "F") & (TABLE.variation == variation) & (TABLE.seed == 1)].set_index("recipe")
+    frame = program.experiment("F", "combination 9", 1).set_index("recipe")
+    stored = TABLE[(TABLE.world == "F") & (TABLE.variation == "combination 9") & (TABLE.seed == 1)].set_index("recipe")
     assert set(frame.index) == set(stored.index)
     assert (frame.accuracy - stored.accuracy).abs().max() < 0.004
     assert (frame.teacher - stored.teacher).abs().max() < 0.004
