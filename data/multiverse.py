@@ -11,11 +11,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
 from kdlib import Recipe, Task, data, train
+from kdlib.levels.multiverse import VARIATIONS
 from kdlib.levels.split import ladder, permuted_targets
 from kdlib.losses import soften
 
@@ -26,44 +26,6 @@ BASE: dict[str, dict[str, Any]] = {
     "digits": {"n": 100, "hidden": (128,), "epochs": 100, "batch_size": 50},
 }
 READER = {"hidden": (128,), "epochs": 20, "batch_size": 64, "lr": 2e-3, "weight_decay": 0.1}  # the teacher of digits
-
-# What is changed: factors of the base's numbers, or values in their place.
-CHOICES: dict[str, tuple[Any, ...]] = {
-    "length x": (0.25, 0.5, 2, 4),
-    "width x": (0.5, 2, 4),
-    "hidden layers": (2, 3),
-    "batch x": (0.25, 0.5, 2),
-    "learning rate x": (0.5, 2),
-    "optimiser": ("SGD",),
-    "weight decay": (0.1, 1.0),
-    "examples x": (0.5, 2, 4),
-    "teacher's width x": (0.25, 2),
-    "teacher's data x": (0.25, 0.5),
-    "T": (1, 2, 8),
-    "alpha": (0.5, 1.0),
-    "classes": (10,),
-}
-ONE_AT_A_TIME = {
-    f"{name} {value:g}" if not isinstance(value, str) else f"{name} {value}": {name: value}
-    for name, values in CHOICES.items()
-    for value in values
-}
-
-
-def at_random(count: int = 24) -> dict[str, dict[str, Any]]:
-    """Combinations in which each choice is changed with probability 1/3, to one of its values."""
-    draw = np.random.default_rng(0)
-    made = {}
-    while len(made) < count:
-        changed = {
-            name: values[draw.integers(len(values))] for name, values in CHOICES.items() if draw.random() < 1 / 3
-        }
-        if len(changed) > 1:
-            made[f"combination {len(made) + 1}"] = changed
-    return made
-
-
-VARIATIONS: dict[str, dict[str, Any]] = {"as in the chapters": {}, **ONE_AT_A_TIME, **at_random()}
 grid = {"world": list(BASE), "variation": list(VARIATIONS), "seed": range(20)}
 
 

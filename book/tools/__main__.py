@@ -21,9 +21,9 @@ from jupytext.config import load_jupytext_config
 
 from . import budgets, calibration, contents, execute, gates, keys, pages
 
-CELL_WIDTH = 88  # characters of code that a page shows in one line
 CLAIMS_HEADER = (
-    "# Every claim in the book: its sentence, where it comes from, and the verdict that its chapter computed.\n"
+    "# Every claim in the book: its sentence, where it comes from, the rows of a paper's claims that it tests, and the verdict\n"
+    "# that its chapter computed.\n"
     "# Written by `python -m book.tools claims --write`; `make check` fails when a run says anything else.\n"
 )
 
@@ -65,6 +65,7 @@ def check(root: Path, args: argparse.Namespace) -> int:
     """Judge the executed chapters and, in the page profile, budgets, claims and built pages too."""
     executed = execute.load_executed(root, args.profile)
     faults = [fault for name, notebook in executed.items() for fault in gates.notebook_faults(name, notebook)]
+    faults += [fault for name, notebook in executed.items() for fault in gates.shape_faults(name, notebook)]
     found = gates.claims_in(executed)
     recorded = gates.recorded_claims(root / "book" / contents.LEDGER)
     differences = gates.claim_differences(found, recorded, keys.data_at_hand(root))
@@ -99,7 +100,12 @@ def claims(root: Path, args: argparse.Namespace) -> int:
         return int(bool(differences))
     elsewhere = {i: claim for i, claim in recorded.items() if gates.is_elsewhere(i, found, data)}
     entries = [
-        yaml.safe_dump({i: claim}, sort_keys=False, allow_unicode=True, width=math.inf)
+        yaml.safe_dump(
+            {i: {part: value for part, value in claim.items() if value}},
+            sort_keys=False,
+            allow_unicode=True,
+            width=math.inf,
+        )
         for i, claim in sorted((elsewhere | found).items())
     ]
     contents.write_atomically(path, "\n".join([CLAIMS_HEADER, *entries]))
@@ -128,7 +134,7 @@ def lint(root: Path, args: argparse.Namespace) -> int:
         contents.write_atomically(cells, nbformat.writes(notebook))
 
     def ruff(*options: str) -> int:
-        width = ["--config", str(root / "pyproject.toml"), "--line-length", str(CELL_WIDTH)]
+        width = ["--config", str(root / "pyproject.toml"), "--line-length", str(gates.CELL_WIDTH)]
         command = [sys.executable, "-m", "ruff", *options, "--quiet", *width, str(folder)]
         return subprocess.run(command, cwd=root).returncode  # it leaves a cache where it stands
 

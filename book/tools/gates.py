@@ -19,7 +19,11 @@ from .contents import read_yaml
 CLAIMS_MIME = "application/vnd.kdlib.claims+json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
-RECORDED = ("sentence", "source", "verdict")  # of a claim; what was measured varies with the machine
+RECORDED = ("sentence", "source", "rows", "verdict")  # of a claim; what was measured varies with the machine
+WORDS, VERDICTS = 2_900, 30  # of a page, at most
+CELL_LINES, CELL_WIDTH = 15, 88  # of code that a page shows, at most
+FOLDED = {"hide-input", "hide-cell"}  # a reader opens them
+UNSEEN = {"remove-input", "remove-cell", "injected-parameters"}
 PAGE_BYTES = 1_500_000
 TRACEBACK = "Traceback (most recent call last)"
 
@@ -116,29 +120,75 @@ def notebook_faults(name: str, notebook: NotebookNode) -> list[str]:
     return [fault for gate in gates for fault in gate(name, notebook)]
 
 
+# ---------------------------------------------------------------- the shape of a page
+
+FENCED = re.compile(
+    r"^(`{3,}|~{3,})(?!\{)[^\n]*\n.*?^\1", re.MULTILINE | re.DOTALL
+)  # code in the text; directives are text
+WORD = re.compile(r"\S*\w\S*")
+
+
+def words_in(notebook: NotebookNode) -> int:
+    """How many words a page has outside its code."""
+    texts = (FENCED.sub("", cell.source) for cell in notebook.cells if cell.cell_type == "markdown")
+    return sum(len(WORD.findall(text)) for text in texts)
+
+
+def shape_faults(name: str, notebook: NotebookNode) -> list[str]:
+    """A page too long to read, with too many verdicts, or with code that does not fit it or is folded without a word.
+
+    Works on a source or on an executed notebook; verdicts are counted in the latter.
+    """
+    faults = []
+    if (words := words_in(notebook)) > WORDS:
+        faults.append(f"has {words} words, at most {WORDS} are a page")
+    if (verdicts := sum(len(o.get("data", {}).get(CLAIMS_MIME, [])) for *_, o in _outputs(notebook))) > VERDICTS:
+        faults.append(f"gives {verdicts} verdicts, at most {VERDICTS} are a page")
+    for number, cell in enumerate(notebook.cells):
+        tags = set(cell.metadata.get("tags", []))
+        if cell.cell_type != "code" or tags & UNSEEN:
+            continue
+        if tags & FOLDED:
+            if not str(cell.metadata.get("mystnb", {}).get("code_prompt_show") or "").strip():
+                faults.append(f"folds cell {number} without saying what it holds (mystnb: code_prompt_show)")
+            continue
+        lines = cell.source.rstrip().splitlines()
+        if len(lines) > CELL_LINES:
+            faults.append(f"shows cell {number} with {len(lines)} lines of code, at most {CELL_LINES} are read")
+        if (width := max(map(len, lines), default=0)) > CELL_WIDTH:
+            faults.append(f"shows cell {number} with a line of {width} characters, at most {CELL_WIDTH} do not wrap")
+    return [f"{name}: {fault}" for fault in faults]
+
+
 # ---------------------------------------------------------------- claims
 
 
-def claims_in(executed: Mapping[str, NotebookNode]) -> dict[str, dict[str, str]]:
-    """Claim id -> its sentence, source and verdict, over the whole book. ValueError where an id is used twice."""
-    claims: dict[str, dict[str, str]] = {}
+def claims_in(executed: Mapping[str, NotebookNode]) -> dict[str, dict[str, Any]]:
+    """Claim id -> its sentence, source, the rows that it tests and verdict, over the whole book. ValueError where an id is used twice."""
+    claims: dict[str, dict[str, Any]] = {}
     for name, notebook in executed.items():
         for number, _, output in _outputs(notebook):
             for claim in output.get("data", {}).get(CLAIMS_MIME, []):
                 if claim["id"] in claims:
                     raise ValueError(f"{name}: cell {number} uses the claim id {claim['id']!r} a second time")
-                claims[claim["id"]] = {part: claim[part] for part in RECORDED}
+                claims[claim["id"]] = {"rows": []} | {part: claim[part] for part in RECORDED if part in claim}
     return claims
 
 
-def recorded_claims(path: Path) -> dict[str, dict[str, str]]:
-    """The claims on record, ``book/claims.yml``; none where the file does not exist. ValueError for another format."""
+def recorded_claims(path: Path) -> dict[str, dict[str, Any]]:
+    """The claims on record, ``book/claims.yml``; none where the file does not exist. ValueError for another format.
+
+    Rows of a dossier stand there only where a claim tests any; here every claim has them, if need be an empty list.
+    """
     claims = (read_yaml(path) or {}) if path.is_file() else {}
     if not isinstance(claims, dict):
         raise ValueError(f"{path} must be a mapping of claims, got {claims!r:.200}")
     for i, claim in claims.items():
-        if not isinstance(i, str) or not isinstance(claim, dict) or claim.keys() != set(RECORDED):
+        if not isinstance(i, str) or not isinstance(claim, dict) or {"rows", *claim} != set(RECORDED):
             raise ValueError(f"{path}: claim {i!r} must have {', '.join(RECORDED)} and nothing else, got {claim!r}")
+        rows = claim.setdefault("rows", [])
+        if not isinstance(rows, list) or not all(isinstance(row, str) for row in rows):
+            raise ValueError(f"{path}: claim {i!r} must have a list of names as rows, got {rows!r}")
     return claims
 
 
@@ -153,9 +203,9 @@ def is_elsewhere(i: str, found: Iterable[str], data: Iterable[str]) -> bool:
 
 
 def claim_differences(
-    found: Mapping[str, Mapping[str, str]], recorded: Mapping[str, Mapping[str, str]], data: Iterable[str] = ()
+    found: Mapping[str, Mapping[str, Any]], recorded: Mapping[str, Mapping[str, Any]], data: Iterable[str] = ()
 ) -> list[str]:
-    """Claims that vanished, appeared or changed their verdict, sentence or source since they were recorded.
+    """Claims that vanished, appeared or changed their verdict, sentence, source or rows since they were recorded.
 
     `data` names the data sets that were there. A claim about another (see `is_elsewhere`) may be absent, but if present
     it must be as recorded.

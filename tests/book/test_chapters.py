@@ -17,8 +17,13 @@ AT_ONCE = 2
 def runs(request: pytest.FixtureRequest) -> Mapping[str, execute.Run]:
     """The chapters that were asked for, in one go; what ran before and has not changed since is not run again."""
     items = [item for item in request.session.items if item.path == request.path]
-    names = [item.callspec.params["name"] for item in items if hasattr(item, "callspec")]
+    names = [item.callspec.params["name"] for item in items if "runs" in item.fixturenames]
     return {run.name: run for run in execute.run_chapters(ROOT, "smoke", names, jobs=AT_ONCE)}
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_words_and_code_of_a_chapter_fit_a_page(name):
+    assert gates.shape_faults(name, CHAPTERS[name].read()) == []
 
 
 @pytest.mark.chapter
@@ -27,6 +32,6 @@ def runs(request: pytest.FixtureRequest) -> Mapping[str, execute.Run]:
 def test_chapter_in_smoke_profile(name, runs):
     assert runs[name].state in ("run", "cached"), runs[name].error
     notebook = nbformat.read(CHAPTERS[name].executed(ROOT, "smoke"), as_version=4)
-    assert gates.notebook_faults(name, notebook) == []
+    assert gates.notebook_faults(name, notebook) + gates.shape_faults(name, notebook) == []
     for i, claim in gates.claims_in({name: notebook}).items():
         print(f"{i}: {claim['verdict']}")

@@ -1,12 +1,14 @@
 """Each gate is shown the fault it is there for, and the same thing without the fault."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from book.tools import gates
+from kdlib import claims as claims_of
 
 ERROR = {"output_type": "error", "ename": "ZeroDivisionError", "evalue": "division by zero", "traceback": []}
 
@@ -22,8 +24,10 @@ def shown(**data: Any) -> Any:
     return new_output("display_data", data={key.replace("_", "/", 1): value for key, value in data.items()})
 
 
-def claim(verdict: str, sentence: str = "It rises.", source: str = "ours") -> dict[str, str]:
-    return {"sentence": sentence, "source": source, "verdict": verdict}
+def claim(
+    verdict: str, sentence: str = "It rises.", source: str = "ours", rows: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    return {"sentence": sentence, "source": source, "rows": list(rows), "verdict": verdict}
 
 
 def claims(*pairs: tuple[str, str]) -> Any:
@@ -104,6 +108,68 @@ def test_bare_figures_need_a_description_in_the_cell():
     assert faults(notebook(figure, cell={"mystnb": {"image": {"alt": "a rising line"}}})) == []
 
 
+def shape(*cells: Any) -> list[str]:
+    return gates.shape_faults("levels/x", new_notebook(cells=list(cells)))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Three small words", 3),
+        ("a - b, $x + y$; it's 4.5 %", 6),
+        ("before\n\n```python\nnot = a, word\n```\n\nafter", 2),
+        ("before\n\n~~~\nnot a word\n~~~\n\nafter", 2),
+        ("```{admonition} Title\nthree more words\n```", 5),
+        ("````{exercise}\ntwo words\n```python\ncode = here\n```\n````", 3),
+    ],
+)
+def test_words_are_counted_outside_code(text, words):
+    assert gates.words_in(new_notebook(cells=[new_markdown_cell(text), new_code_cell("one two")])) == words
+
+
+def test_a_page_has_a_length():
+    enough = new_markdown_cell("word " * (gates.WORDS - 1))
+    assert shape(enough, new_code_cell("x " * 40), new_markdown_cell("word")) == []
+    assert shape(enough, new_markdown_cell("two words")) == ["levels/x: has 2901 words, at most 2900 are a page"]
+
+
+def test_a_page_has_room_for_thirty_verdicts():
+    def cell(first: int, count: int) -> Any:
+        return new_code_cell("x", outputs=[claims(*((f"c{first + i}", "confirmed") for i in range(count)))])
+
+    assert shape(cell(0, 20), cell(20, 10)) == []
+    assert shape(cell(0, 20), cell(20, 11)) == ["levels/x: gives 31 verdicts, at most 30 are a page"]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("\n".join("x" * 15), []),
+        ("\n".join("x" * 16), ["levels/x: shows cell 0 with 16 lines of code, at most 15 are read"]),
+        ("\n".join("x" * 15) + "\n\n", []),
+        ("x" * 88, []),
+        ("y\n" + "x" * 89, ["levels/x: shows cell 0 with a line of 89 characters, at most 88 do not wrap"]),
+        ("", []),
+    ],
+)
+def test_code_that_a_page_shows_fits_it(source, expected):
+    assert shape(new_code_cell(source)) == expected
+    assert shape(new_code_cell(source, metadata={"tags": ["parameters"]})) == expected
+    assert shape(new_markdown_cell(source)) == []
+    for tag in ("remove-input", "remove-cell", "injected-parameters"):
+        assert shape(new_code_cell(source, metadata={"tags": [tag]})) == []
+    for tag in ("hide-input", "hide-cell"):
+        named = {"tags": [tag], "mystnb": {"code_prompt_show": "The figure's code"}}
+        assert shape(new_code_cell(source, metadata=named)) == []
+
+
+@pytest.mark.parametrize("mystnb", [{}, {"mystnb": {}}, {"mystnb": {"code_prompt_show": " "}}])
+def test_a_folded_cell_says_what_it_holds(mystnb):
+    expected = ["levels/x: folds cell 0 without saying what it holds (mystnb: code_prompt_show)"]
+    for tag in ("hide-input", "hide-cell"):
+        assert shape(new_code_cell("x", metadata={"tags": [tag], **mystnb})) == expected
+
+
 def test_claims_are_collected_over_chapters_and_ids_are_unique():
     executed = {"a": notebook(claims(("one", "confirmed"))), "b": notebook(claims(("two", "inconclusive")))}
     assert gates.claims_in(executed) == {"one": claim("confirmed"), "two": claim("inconclusive")}
@@ -121,7 +187,7 @@ def test_claims_are_collected_over_chapters_and_ids_are_unique():
     ],
 )
 def test_verdicts_against_the_record(found, recorded, expected):
-    def claims(verdict: str | None, id: str) -> dict[str, dict[str, str]]:
+    def claims(verdict: str | None, id: str) -> dict[str, dict[str, Any]]:
         return {id: claim(verdict)} if verdict else {}
 
     assert gates.claim_differences(claims(found, "one"), claims(recorded, "one")) == expected
@@ -146,12 +212,38 @@ def test_sentences_and_sources_against_the_record():
     ]
 
 
+def test_the_rows_that_a_claim_tests_are_on_record(tmp_path):
+    old, new = claim("confirmed", rows=("tang.4",)), claim("confirmed", rows=("tang.4", "tang.9"))
+    assert gates.claim_differences({"one": new}, {"one": old}) == [
+        "claim one: rows recorded as ['tang.4'], now ['tang.4', 'tang.9']"
+    ]
+    (tmp_path / "claims.yml").write_text("one: {sentence: a, source: b, rows: [tang.4], verdict: c}", "utf8")
+    assert gates.recorded_claims(tmp_path / "claims.yml")["one"]["rows"] == ["tang.4"]
+    (tmp_path / "claims.yml").write_text("one: {sentence: a, source: b, verdict: c}", "utf8")
+    assert gates.recorded_claims(tmp_path / "claims.yml")["one"]["rows"] == []
+    for wrong in ("tang.4", "[4]", "{tang: 4}"):
+        (tmp_path / "claims.yml").write_text(f"one: {{sentence: a, source: b, rows: {wrong}, verdict: c}}", "utf8")
+        with pytest.raises(ValueError, match="claim 'one' must have a list of names as rows, got"):
+            gates.recorded_claims(tmp_path / "claims.yml")
+
+
+def test_the_record_takes_what_a_report_shows():
+    report = claims_of.report(
+        claims_of.identity("one", "It is.", "derived", 0.0, 1.0, rows=("tang.1", "tang.2")),
+        claims_of.identity("two", "It is too.", "derived", 0.0, 1.0),
+    )
+    shown = new_output("display_data", data=json.loads(json.dumps(report._repr_mimebundle_())))
+    found = gates.claims_in({"a": notebook(shown)})
+    assert found["one"] == claim("confirmed", "It is.", "derived", ("tang.1", "tang.2"))
+    assert found["two"] == claim("confirmed", "It is too.", "derived")
+
+
 @pytest.mark.parametrize(
     "text", ["one: confirmed", "one: {sentence: a, verdict: b}", "one: {sentence: a, source: b, verdict: c, seeds: 9}"]
 )
 def test_a_record_in_another_format_is_refused(tmp_path, text):
     (tmp_path / "claims.yml").write_text(text, "utf8")
-    with pytest.raises(ValueError, match="claim 'one' must have sentence, source, verdict and nothing else, got"):
+    with pytest.raises(ValueError, match="claim 'one' must have sentence, source, rows, verdict and nothing else, got"):
         gates.recorded_claims(tmp_path / "claims.yml")
 
 

@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from book.tools import calibration, contents, execute, kernel, keys, pages
 
 from .tinybook import STEADY, TinyBook, cell
 
-RISES = {"sentence": "It rises.", "source": "ours", "verdict": "confirmed"}
+RISES: dict[str, Any] = {"sentence": "It rises.", "source": "ours", "rows": ["tang.4"], "verdict": "confirmed"}
 FALLS = {"sentence": "It falls.", "source": "derived", "verdict": "not reproduced"}
 
 
@@ -149,7 +150,7 @@ def test_a_browser_opens_only_where_somebody_looks(settings, terminal, opened, m
 def test_claims_are_recorded_on_purpose_only(tiny):
     report = """from IPython.display import display
 
-claim = [{"id": "one", "verdict": "confirmed", "sentence": "It rises.", "source": "ours", "effect": 0.5}]
+claim = [{"id": "one", "verdict": "confirmed", "sentence": "It rises.", "source": "ours", "rows": ["tang.4"]}]
 display({"application/vnd.kdlib.claims+json": claim, "text/html": "<p>confirmed</p>"}, raw=True)"""
     tiny.chapter("a", cell(report))
     assert tiny.call("run")[0] == 0
@@ -160,7 +161,7 @@ display({"application/vnd.kdlib.claims+json": claim, "text/html": "<p>confirmed<
     assert tiny.call("claims") == (0, "1 claim(s), all as recorded\n")
 
 
-def test_the_record_holds_sentence_source_and_verdict_and_a_change_of_any_is_a_fault(tiny):
+def test_the_record_holds_sentence_source_rows_and_verdict_and_a_change_of_any_is_a_fault(tiny):
     tiny.pretend("a", two={**RISES, "sentence": "Let T → ∞: it's “4 points”, no more."}, three=FALLS)
     tiny.pretend("b", one=RISES)
     assert tiny.call("claims", "--write")[0] == 0
@@ -176,12 +177,24 @@ def test_the_record_holds_sentence_source_and_verdict_and_a_change_of_any_is_a_f
     assert tiny.call("claims", "--write")[0] == 0
     assert (tiny.root / "book" / "claims.yml").read_text("utf8") == text
 
-    for part in RISES:
-        tiny.pretend("b", one={**RISES, part: "other"})
-        expected = f"claim one: {part} recorded as {RISES[part]!r}, now 'other'"
+    for part, value in RISES.items():
+        other: Any = ["tang.5"] if part == "rows" else "other"
+        tiny.pretend("b", one={**RISES, part: other})
+        expected = f"claim one: {part} recorded as {value!r}, now {other!r}"
         assert tiny.call("claims") == (1, f"{expected}\n")
         status, said = tiny.call("check")
         assert status == 1 and expected in said and "claims --write" in said
+
+
+def test_a_page_that_is_too_long_fails_the_check(tiny):
+    tiny.pretend("a", one=RISES)
+    tiny.pretend("b")
+    assert tiny.call("claims", "--write")[0] == 0
+    assert "words" not in tiny.call("check")[1]
+    tiny.chapter("b", cell("x = 1") + "\nword" * 3000 + cell("x = 1\n" * 20))
+    tiny.pretend("b")
+    status, said = tiny.call("check")
+    assert status == 1 and "part/b: has 300" in said and "20 lines of code, at most 15 are read" in said
 
 
 def test_claims_on_data_that_is_not_here_stay_on_record(tiny):
