@@ -197,6 +197,8 @@ def test_an_interrupt_stops_within_a_second_and_leaves_the_cluster_free(
     said = running.process.stdout.readline()
     took = time.monotonic() - start
     patience.cancel()
+    if not said:
+        pytest.fail(f"not stopped after {took:.0f} s: {running.end()}")
     name, count, *_ = said.split()
     assert name == "Stopped" and "they are kept in store" in said
     assert took < 1
