@@ -1,6 +1,6 @@
 """The ladder of the levels at five training lengths, and smoothing by hand beside it: 60 seeds, worlds H, S and F.
 
-    kdlib study data/lengths.py --store _build/studies/lengths
+    kdlib study data/lengths.py --store _build/studies/lengths --table data/lengths.npz
 
 One point is a world drawn from one seed, a teacher trained on it, and one fleet: every recipe at every length, each with its
 own schedule. Training and validation examples are drawn alike, noise included, as many of the one as of the other.
@@ -17,7 +17,10 @@ from kdlib.losses import soften
 
 LENGTHS = (0.25, 0.5, 1, 2, 4)  # times the world's usual number of epochs
 SIZES = {"H": 1000, "S": 2000, "F": 200}
-grid = {"world": ["H", "S", "F"], "seed": range(60)}
+ROUNDED = dict.fromkeys(["accuracy", "nll", "ece", "confidence", "val_accuracy", "val_nll", "teacher"], 4) | {
+    "logit_norm": 3
+}
+grid = {"world": ["F", "H", "S"], "seed": range(60)}
 
 
 def experiment(world: str, seed: int) -> pd.DataFrame:
@@ -33,9 +36,20 @@ def experiment(world: str, seed: int) -> pd.DataFrame:
     student = data.STUDENT[world]
     lengths = [max(1, round(length * student["epochs"])) for length in LENGTHS]
     fleet = train(task, recipes, seeds=[seed], **student | {"epochs": lengths})
-    held = fleet.scored(task.extra["x_validation"], task.extra["y_validation"])
-    frame = fleet.evaluate(task).drop(columns=["alpha", "seed"])
-    return frame.assign(
-        length=frame["epochs"] / student["epochs"], val_accuracy=held["accuracy"], val_nll=held["nll"],
-        teacher=teacher.evaluate(task)["accuracy"].item(),
-    )  # fmt: skip
+    frame = fleet.evaluate(task).assign(
+        length=lambda f: f["epochs"] / student["epochs"], teacher=teacher.evaluate(task)["accuracy"].item()
+    )
+    columns = [
+        "recipe",
+        "temperature",
+        "epochs",
+        "length",
+        "seed",
+        "accuracy",
+        "nll",
+        "ece",
+        "confidence",
+        "logit_norm",
+    ]
+    columns += ["val_accuracy", "val_nll", "teacher"]
+    return frame.sort_values(["temperature", "recipe", "epochs"], ignore_index=True)[columns].round(ROUNDED)

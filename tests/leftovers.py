@@ -28,14 +28,25 @@ def gone_within(processes: list[psutil.Process], seconds: float) -> bool:
     return not alive(processes)
 
 
+def _from(process: psutil.Process, known: list[psutil.Process]) -> bool:
+    """Whether a process is one of the known, or descends from one."""
+    try:
+        return any(one in known for one in [process, *process.parents()])
+    except psutil.NoSuchProcess:
+        return False
+
+
 @contextlib.contextmanager
 def none(patience: float = 5.0) -> Iterator[None]:
-    """AssertionError where descendants started inside, orphans too, outlive the block; they are ended."""
+    """AssertionError where descendants started inside, orphans too, outlive the block; they are ended.
+
+    What a process that was there before starts (a browser its helpers) is that one's affair.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(ADOPT_ORPHANS, 1, 0, 0, 0)
     before = psutil.Process().children(recursive=True)
     yield
-    left = [process for process in psutil.Process().children(recursive=True) if process not in before]
+    left = [process for process in psutil.Process().children(recursive=True) if not _from(process, before)]
     if not gone_within(left, patience):
         names = alive(left)
         for process in left:

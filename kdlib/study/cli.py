@@ -33,10 +33,13 @@ examples:
   kdlib study temperatures.py --store results --resume      do what is missing
   kdlib study temperatures.py --store results --status      how far is it? also while it runs
   kdlib study temperatures.py --store results --table temperatures.csv --resume
+  kdlib study data/lengths.py --store lengths --table data/lengths.npz      as the tables that ship were made
   kdlib study temperatures.py --store results --scheduler tcp://10.0.0.1:8786
 
-exit status: 0 all points are done; 1 some failed, which are listed, and the others kept; 2 unusable input
+exit status: 0 all points are done; 1 some failed, which are listed, and the others kept (and in the table, if every
+point was tried); 2 unusable input
 """
+TABLES = (".csv", ".parquet", ".npz")
 
 
 def command(subparsers: Any) -> argparse.ArgumentParser:
@@ -54,7 +57,7 @@ def command(subparsers: Any) -> argparse.ArgumentParser:
         "--scheduler", metavar="ADDRESS", help="a Dask scheduler; default: the processes of this machine"
     )
     parser.add_argument("--processes", metavar="N", type=int, help="on this machine; default: as many as it gives")
-    parser.add_argument("--table", metavar="PATH", help="also write all results to a .csv or .parquet file")
+    parser.add_argument("--table", metavar="PATH", help="also write all results to a .csv, .parquet or .npz file")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="run one chunk, keep nothing, print points and time")
     what.add_argument("--resume", action="store_true", help="go on with a study that the store has points of")
@@ -66,8 +69,8 @@ def command(subparsers: Any) -> argparse.ArgumentParser:
 def study(arguments: argparse.Namespace) -> int:
     """Do what the command line says. Raises ValueError for unusable input."""
     experiment, grid = load(arguments.file)
-    if arguments.table is not None and Path(arguments.table).suffix not in (".csv", ".parquet"):
-        raise ValueError(f"--table must name a .csv or .parquet file, got {arguments.table!r}")
+    if arguments.table is not None and Path(arguments.table).suffix not in TABLES:
+        raise ValueError(f"--table must name a .csv, .parquet or .npz file, got {arguments.table!r}")
     todo, store = points(experiment, grid), Store(arguments.store, key(experiment))
     store.refresh()
     have = sum(point.name in store.names for point in todo)
@@ -87,6 +90,10 @@ def study(arguments: argparse.Namespace) -> int:
         frame = run(experiment, grid, store=arguments.store, client=arguments.scheduler, processes=arguments.processes)
     except Incomplete as problem:
         print(f"kdlib study: {problem}", file=sys.stderr)
+        store.refresh()
+        tried = sum(point.name in store.names for point in todo) + len(problem.failed) >= len(todo)
+        if arguments.table is not None and tried and len(problem.finished):
+            _write(problem.finished, Path(arguments.table).expanduser())
         return 1
     except Stopped as problem:
         print(f"\nkdlib study: {problem}", file=sys.stderr)
@@ -157,6 +164,11 @@ def _duration(seconds: float) -> str:
 
 def _write(frame: pd.DataFrame, path: Path) -> None:
     try:
+        if path.suffix == ".npz":
+            from kdlib.data.shipped import pack_table  # here, so that a study needs no torch
+
+            pack_table(path, frame)
+            return
         with replacing(path) as part:
             if path.suffix == ".csv":
                 frame.to_csv(part, index=False)

@@ -80,10 +80,10 @@ class Processes:
         return "all" if isinstance(future.exception(), BrokenProcessPool) else ""
 
     def restart(self) -> None:
-        from joblib.externals.loky import get_reusable_executor
+        from joblib.executor import get_memmapping_executor  # joblib's own, so that `Parallel` can follow a study
 
-        self.pool = get_reusable_executor(
-            max_workers=self.size, timeout=60, env=self.environment, initializer=_end_with, initargs=(os.getpid(),)
+        self.pool = get_memmapping_executor(
+            self.size, timeout=60, env=self.environment, initializer=_end_with, initargs=(os.getpid(),), max_nbytes=None
         )
 
     def close(self) -> None:

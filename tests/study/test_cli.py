@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,47 @@ def test_a_study_is_run_resumed_and_written_to_a_table(command: Any, capsys: Any
     assert command("--resume", "--table", "steps.parquet") == 0
     assert "14 points (12 were there before)" in capsys.readouterr().out
     assert len(pd.read_parquet("steps.parquet")) == 14
+
+
+def test_a_table_like_those_that_ship_has_the_same_bytes_whether_or_not_the_study_was_stopped(
+    command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("--table", "steps.npz") == 0
+    once = Path("steps.npz").read_bytes()
+    Path("steps.py").write_text(FILE.replace("range(6)", "[2, 5]"))
+    assert command("--store", "other") == 0
+    Path("steps.py").write_text(FILE)
+    assert command("--store", "other", "--resume", "--table", "again.npz") == 0
+    assert Path("again.npz").read_bytes() == once
+    module = importlib.import_module("kdlib.data.shipped")
+    Path("data").mkdir()
+    for name in ("steps.npz", "checksums.json"):
+        Path(name).rename(Path("data", name))
+    monkeypatch.setattr(module, "PACKAGE", Path("kdlib").resolve())
+    table = pd.DataFrame(module.shipped("steps"))
+    assert table.to_dict("list") == {
+        "seed": [seed for seed in range(6) for _ in "ab"],
+        "kind": ["a", "b"] * 6,
+        "value": [seed / 2 for seed in range(6) for _ in "ab"],
+    }
+
+
+def test_a_table_of_what_succeeded_is_written_when_all_was_tried(
+    command: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("neighbour.py").write_text("BAD = 3\n")
+    assert command("--table", "steps.csv") == 1
+    assert pd.read_csv("steps.csv")["seed"].tolist() == [s for s in (0, 1, 2, 4, 5) for _ in "ab"]
+    Path("steps.csv").unlink()
+
+    def full(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kdlib.study.store.Store.write", full)
+        assert command("--store", "other", "--table", "steps.csv") == 1
+    assert "cannot go on (OSError: no space left on device)" in capsys.readouterr().err
+    assert not Path("steps.csv").exists()  # points are left that nothing is known of
 
 
 def test_failed_points_are_listed_and_the_others_kept(command: Any, capsys: Any) -> None:
@@ -114,7 +156,7 @@ def test_unusable_files_are_named(text: str | None, message: str, command: Any, 
 
 def test_unusable_options_are_named(command: Any, capsys: Any) -> None:
     assert command("--table", "steps.xlsx") == 2
-    assert "--table must name a .csv or .parquet file, got 'steps.xlsx'" in capsys.readouterr().err
+    assert "--table must name a .csv, .parquet or .npz file, got 'steps.xlsx'" in capsys.readouterr().err
     assert command("--store", "steps.py") == 2
     assert "store must be a folder, got the file 'steps.py'" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):

@@ -161,3 +161,51 @@ def test_an_experiment_that_holds_much_data_runs_too() -> None:
     ):
         frame = study.run(experiment, {"seed": range(20)}, client=client, seconds=1e-6)
     assert frame["value"].tolist() == table[:20].tolist()
+
+
+CLUSTER_PROGRAM = """
+import time
+import pandas as pd
+from kdlib import study
+
+def experiment(seed):
+    time.sleep(0.1)
+    return pd.DataFrame({"value": [seed]})
+
+if __name__ == "__main__":
+    try:
+        study.run(experiment, {"seed": range(10_000)}, store="store", client="ADDRESS", seconds=0.5)
+    except KeyboardInterrupt as stopped:
+        print(type(stopped).__name__, len(stopped.finished), stopped, flush=True)
+"""
+
+
+def test_an_interrupt_stops_within_a_second_and_leaves_the_cluster_free(
+    address: Any, script: Any, until: Any, tmp_path: Path
+) -> None:
+    """The client gets Ctrl-C; scheduler and worker live on, drop what was queued, and serve the next study."""
+    import threading
+
+    _ = [address("scheduler"), address("worker")]
+    (tmp_path / "program.py").write_text(CLUSTER_PROGRAM.replace("ADDRESS", address.url))
+    running = script("program.py")
+    until(lambda: len(list(tmp_path.glob("store/*/part-*.parquet"))) >= 2)
+    start = time.monotonic()
+    os.kill(running.process.pid, signal.SIGINT)
+    patience = threading.Timer(20, running.process.kill)
+    patience.start()
+    said = running.process.stdout.readline()
+    took = time.monotonic() - start
+    patience.cancel()
+    if not said:
+        pytest.fail(f"not stopped after {took:.0f} s: {running.end()}")
+    name, count, *_ = said.split()
+    assert name == "Stopped" and "they are kept in store" in said
+    assert took < 1
+    running.end()
+    kept = study.collect(tmp_path / "store")
+    assert len(kept) == int(count) == kept.seed.nunique() >= 2
+    with distributed.Client(address.url, timeout=20, set_as_default=False) as client:
+        until(lambda: not any(client.processing().values()), timeout=10)  # no chunk of the 10,000 points is left
+        frame = study.run(lambda seed: pd.DataFrame({"value": [seed]}), {"seed": range(3)}, client=client)
+    assert frame["value"].tolist() == [0, 1, 2]

@@ -155,6 +155,27 @@ def test_what_is_no_tidy_frame_fails_by_name_and_the_others_are_kept(returned: A
     assert caught.value.finished["value"].tolist() == [0, 1, 3]
 
 
+def test_a_study_and_joblib_follow_each_other_in_one_process(tmp_path: Path) -> None:
+    """Both keep loky's pool from call to call; each must find it usable after the other."""
+    program = """
+import pandas as pd
+from joblib import Parallel, delayed
+from kdlib import study
+
+def experiment(seed):
+    return pd.DataFrame({"value": [seed]})
+
+for turn in range(2):
+    print(study.run(experiment, {"seed": range(4)}, processes=2, progress=False)["value"].sum())
+    print(pd.concat(Parallel(n_jobs=2)(delayed(experiment)(seed) for seed in range(4)))["value"].sum())
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.split() == ["6"] * 4, done.stderr
+
+
 def test_a_process_killed_in_mid_chunk_costs_nothing(traced: Any, until: Any) -> None:
     experiment = traced(pause=0.1)
 
