@@ -169,14 +169,14 @@ def examine(
 
 
 def at_lengths(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of a frame by `examine`, three choices of length, named in a column `at`.
+    """Of a frame by `examine`, four choices of length, named in a column `at`.
 
-    chosen: each recipe and seed at the length that validation chooses; usual: all at length 1; longest: all at the longest.
+    chosen: each recipe and seed at the length that validation chooses; shortest, usual and longest: all at that length, where
+    the usual one is 1.
     """
-    usual, longest = (frame[frame["length"] == length] for length in (1, frame["length"].max()))
-    return pd.concat(
-        [chosen(frame).assign(at="chosen"), usual.assign(at="usual"), longest.assign(at="longest")], ignore_index=True
-    )
+    lengths = {"shortest": frame["length"].min(), "usual": 1, "longest": frame["length"].max()}
+    fixed = [frame[frame["length"] == length].assign(at=at) for at, length in lengths.items()]
+    return pd.concat([chosen(frame).assign(at="chosen"), *fixed], ignore_index=True)
 
 
 def gain(frame: pd.DataFrame, better: str, worse: str = "hard labels", at: str = "chosen") -> np.ndarray:
