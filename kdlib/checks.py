@@ -85,10 +85,14 @@ def verdicts(rows: Any) -> pd.DataFrame:
 
 
 def padded(task: Task, rows: int) -> Task:
-    """`task` with `rows` rows of padding after its training examples: inputs 0, label 0, `extra["valid"]` False there."""
+    """`task` with `rows` rows of padding after its training examples: inputs 0, label 0, `extra["valid"]` False there.
+
+    A validation part stays; what else `extra` has is left out.
+    """
+    held = {key: task.extra[key] for key in ("x_validation", "y_validation") if key in task.extra}
     valid = torch.arange(len(task.x_train) + rows, device=task.x_train.device) < len(task.x_train)
     x, y = (torch.cat([t, t.new_zeros(rows, *t.shape[1:])]) for t in (task.x_train, task.y_train))
-    return replace(task, x_train=x, y_train=y, extra={"valid": valid})
+    return replace(task, x_train=x, y_train=y, extra={"valid": valid} | held)
 
 
 # Checks of a loss: call it like kd_loss.

@@ -1,22 +1,28 @@
-"""Where distillation fails, in the terms of the levels: teachers that lost what they knew, and a trap in known code."""
+"""Where distillation fails, in the terms of the levels: teachers that lost what they knew, settings that drown them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from scipy.optimize import brentq
 from torch import Tensor
 
-from kdlib import _check
+from kdlib import _check, claims
 from kdlib.data.task import Task
-from kdlib.fleet import Recipe
-from kdlib.levels.domain import class_correlation, contrast
+from kdlib.fleet import Recipe, chosen, train
+from kdlib.levels.domain import class_correlation, contrast, logit_geometry
+from kdlib.levels.instance import gradient_rescaling
 from kdlib.levels.split import split_teacher
 from kdlib.levels.universe import smooth_labels
 from kdlib.losses import soften
+
+NOVICE = 24  # optimiser steps on hard labels after which a student is a novice
 
 
 def smoothed_teacher(task: Task, epsilon: float) -> Recipe:
@@ -106,3 +112,91 @@ def softmax_of_probabilities(probs: Tensor, temperature: float) -> Tensor:
     distributions or a temperature that is not positive.
     """
     return soften(_check.probabilities("probs", probs), temperature)
+
+
+def chart(recipe: Recipe, labels: Tensor, student_logits: Tensor) -> pd.Series:
+    """Two instruments on one recipe: the energies of its table, and w at a student with logits (N, K), labels (N,).
+
+    Entries universe, domain, confidence, shape (`split_teacher`), then "w low", "w", "w high": the 10, 50 and 90 % quantiles of
+    `gradient_rescaling` over the examples. Raises ValueError for a recipe without a table, or shapes that do not match.
+    """
+    if recipe.targets is None:
+        raise ValueError(f"recipe must have a table of targets, got {recipe.name!r} without")
+    low, middle, high = _factors(recipe, labels, student_logits).quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
+    return pd.concat(
+        [split_teacher(recipe.targets, labels).energies, pd.Series({"w low": low, "w": middle, "w high": high})]
+    )
+
+
+def novice(task: Task, seed: int, **settings: Any) -> Tensor:
+    """Logits (N, K) on the training set of a student after 24 steps on hard labels, in whole epochs. Settings: see `kdlib.train`.
+
+    One student for all recipes, so that a difference in w is a difference between recipes.
+    """
+    batches = -(-len(task.x_train) // settings.get("batch_size", 128))
+    return train(task, Recipe.hard(), seeds=[seed], **settings | {"epochs": -(-NOVICE // batches)}).predict(
+        task.x_train
+    )[0]
+
+
+def examine(
+    task: Task, recipes: Sequence[Recipe], seed: int, lengths: Sequence[float], **settings: Any
+) -> pd.DataFrame:
+    """Train one student per recipe, and one on hard labels, at each of `lengths` times `epochs`; a chart beside each.
+
+    One row per recipe and length: `Fleet.evaluate` (its confidence is named sure), length, `chart` at one novice, "w end", the
+    median of w at the student itself, and with superclasses geometry, the cosine contrast of its last layer. Settings, with
+    `epochs`: see `kdlib.train`. Raises ValueError for a task without a validation part, and as `kdlib.train`.
+    """
+    if "x_validation" not in task.extra:
+        raise ValueError(f"task must have a validation part, by Task.split_validation; {task.name} has none")
+    usual = settings["epochs"]
+    epochs = [max(1, round(length * usual)) for length in lengths]
+    fleet = train(task, [Recipe.hard(), *recipes], seeds=[seed], **settings | {"epochs": epochs})
+    start, ends = novice(task, seed, **settings), fleet.predict(task.x_train)
+    known = {recipe.name: recipe for recipe in recipes}
+    charts = {name: chart(recipe, task.y_train, start) for name, recipe in known.items()}
+    frame = fleet.evaluate(task).rename(columns={"confidence": "sure"})
+    read = [charts.get(name, pd.Series(dtype=float)) for name in frame["recipe"]]
+    rest = [
+        float(_factors(known[name], task.y_train, end).median()) if name in known else math.nan
+        for name, end in zip(frame["recipe"], ends, strict=True)
+    ]
+    frame = frame.join(pd.DataFrame(read, index=frame.index)).assign(length=frame["epochs"] / usual, **{"w end": rest})
+    if task.groups is not None:
+        frame["geometry"] = logit_geometry(fleet.weights[-1].mT, task.groups)["contrast"].to_numpy()
+    return frame
+
+
+def at_lengths(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of a frame by `examine`, four choices of length, named in a column `at`.
+
+    chosen: each recipe and seed at the length that validation chooses; shortest, usual and longest: all at that length, where
+    the usual one is 1.
+    """
+    lengths = {"shortest": frame["length"].min(), "usual": 1, "longest": frame["length"].max()}
+    fixed = [frame[frame["length"] == length].assign(at=at) for at, length in lengths.items()]
+    return pd.concat([chosen(frame).assign(at="chosen"), *fixed], ignore_index=True)
+
+
+def gain(frame: pd.DataFrame, better: str, worse: str = "hard labels", at: str = "chosen") -> np.ndarray:
+    """Points of accuracy between two recipes, one per seed, from a frame by `at_lengths`.
+
+    Raises ValueError as `claims.paired`.
+    """
+    return 100 * claims.paired(frame[frame["at"] == at], "accuracy", better, worse)
+
+
+def contrasts(frame: pd.DataFrame, pairs: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+    """Named pairs (better, worse) in points: chosen, with its 95 % interval from .. to, usual and longest (`at_lengths`)."""
+    rows = {
+        name: [*claims.interval(gain(frame, *pair)), *(gain(frame, *pair, at).mean() for at in ("usual", "longest"))]
+        for name, pair in pairs.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["chosen", "from", "to", "usual", "longest"])
+
+
+def _factors(recipe: Recipe, labels: Tensor, student_logits: Tensor) -> Tensor:
+    assert recipe.targets is not None
+    v = recipe.temperature * recipe.targets.clamp_min(1e-30).log()
+    return gradient_rescaling(student_logits, v, labels, recipe.temperature, recipe.alpha, recipe.t_squared)

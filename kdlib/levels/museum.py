@@ -107,7 +107,8 @@ def buggy_run(
     gradients add up. Training rows where `task.extra["valid"]` is False are padding (see `checks.padded`). A teacher that
     never met the last `missing_classes` classes gives them probability 0; bug 12 shows with such a teacher only.
 
-    Columns bug (0 for none), epoch, seed; accuracy, teacher_accuracy (test, fractions); student_moved, teacher_moved,
+    Columns bug (0 for none), epoch, seed; accuracy, teacher_accuracy (test, fractions), val_accuracy where the task has a
+    validation part; student_moved, teacher_moved,
     Euclidean distance of all weights from where they started; loss (mean over the epoch's last batch) and eval_loss (over
     the training set), nats; gradient_error, how far the gradient of the epoch's first batch is from the one intended,
     computed in float64 without the bug, relative to its length. Raises ValueError for a bug that is not in 1..13 and for
@@ -144,14 +145,16 @@ def buggy_run(
             total = (losses(everything, everything) * valid).sum(-1)
         batches = -(-len(x) // batch_size)
         measured = {
-            "accuracy": _accuracy(student, task),
-            "teacher_accuracy": _accuracy(model, task),
+            "accuracy": _accuracy(student, task.x_test, task.y_test),
+            "teacher_accuracy": _accuracy(model, task.x_test, task.y_test),
             "student_moved": (student.flat.detach() - start).norm(dim=-1),
             "teacher_moved": (model.flat.detach() - teacher.model.flat.detach()).norm(dim=-1),
             "loss": loss,
             "eval_loss": total / (batches if bug == 13 else valid.sum()),  # sums per batch, averaged over batches
             "gradient_error": error,
         }
+        if "x_validation" in task.extra:
+            measured["val_accuracy"] = _accuracy(student, task.extra["x_validation"], task.extra["y_validation"])
         columns = {name: value.expand(seeds).tolist() for name, value in measured.items()}
         frames.append(pd.DataFrame({"bug": bug or 0, "epoch": epoch, "seed": range(seeds), **columns}))
     return pd.concat(frames, ignore_index=True)
@@ -247,5 +250,5 @@ def _valid(task: Task) -> Tensor:
 
 
 @torch.no_grad()
-def _accuracy(model: Any, task: Task) -> Tensor:
-    return (model(task.x_test).argmax(-1) == task.y_test).double().mean(-1)
+def _accuracy(model: Any, x: Tensor, y: Tensor) -> Tensor:
+    return (model(x).argmax(-1) == y).double().mean(-1)

@@ -1,4 +1,5 @@
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -100,6 +101,31 @@ def test_padding_rows(stage):
     task, _ = stage
     assert task.extra["valid"].sum() == 200 and len(task.x_train) == 260
     assert (task.x_train[200:] == 0).all() and (task.y_train[200:] == 0).all()
+
+
+def test_a_diary_has_validation_where_the_task_has(stage):
+    """Here validation examples are the first test examples, so both accuracies of those must agree."""
+    task, teacher = stage
+    few = replace(task, x_test=task.x_test[:90], y_test=task.y_test[:90])
+    held = replace(few, extra=task.extra | {"x_validation": few.x_test, "y_validation": few.y_test})
+    frame = museum.buggy_run(held, teacher, seeds=2, hidden=(16,), epochs=5, lr=0.01)
+    pd.testing.assert_series_equal(frame["val_accuracy"], frame["accuracy"], check_names=False)
+    assert "val_accuracy" not in run(stage)
+    again = checks.padded(held, rows=7)
+    assert set(again.extra) == {"valid", "x_validation", "y_validation"} and len(again.x_train) == len(task.x_train) + 7
+
+
+def test_with_labels_only_the_bugs_outside_the_soft_part_are_left(stage):
+    """Rounding is among them: it reaches the logits that the cross-entropy gets. Padding, chunks and the swap too."""
+    plain = run(stage, alpha=0.0)
+    differ = {
+        bug
+        for bug in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12)
+        if not np.allclose(run(stage, bug, alpha=0.0)["gradient_error"], plain["gradient_error"], atol=1e-5)
+    }
+    assert differ == {1, 7, 9, 10}
+    rounded = run(stage, 10, alpha=0.0)
+    assert plain["gradient_error"].max() < 1e-5 and rounded["gradient_error"].min() > 1e-4
 
 
 def test_audit_tells_what_is_wrong():
