@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlib import _check
-from kdlib.losses import true_class_odds
+from kdlib import _check, _seeds
+from kdlib.losses import soften, true_class_odds
 from kdlib.losses.kd import _over, _prepared
 
 
@@ -69,3 +70,68 @@ def confidence_targets(probs: Tensor, labels: Tensor) -> Tensor:
     index = labels.unsqueeze(1)
     confidence = probs.gather(1, index)  # (N, 1)
     return ((1 - confidence) / (k - 1)).repeat(1, k).scatter_(1, index, confidence)
+
+
+def with_confidence(probs: Tensor, labels: Tensor, confidence: float | Tensor) -> Tensor:
+    """The table with `confidence`, one number or one for each example (N,), on the true class; (N, K) for probs (N, K).
+
+    The wrong classes keep their proportions, evenly where a row has nothing on them. It sets two teachers of another kind
+    equal in how sure they are. Raises ValueError for rows that are no distributions, fewer than 2 classes, labels that do
+    not match or a confidence outside [0, 1].
+
+    >>> with_confidence(torch.tensor([[0.7, 0.2, 0.1]]), torch.tensor([0]), 0.4)
+    tensor([[0.4000, 0.4000, 0.2000]])
+    """
+    n, k = _check.probabilities("probs", probs).shape
+    _check.labels("labels", labels, k, n)
+    if k < 2:
+        raise ValueError(f"probs must have at least 2 classes, got {k}")
+    wanted = torch.as_tensor(confidence, dtype=probs.dtype, device=probs.device)
+    if wanted.dim():
+        _check.shape("confidence", wanted, (n,))
+    if not ((wanted >= 0) & (wanted <= 1)).all():
+        raise ValueError(f"confidence must lie in [0, 1], got {wanted.min().item():g} to {wanted.max().item():g}")
+    true = F.one_hot(labels, k).bool()
+    wrong = probs.masked_fill(true, 0)
+    mass = wrong.sum(1, keepdim=True)
+    even = (~true).to(probs) / (k - 1)
+    share = torch.where(mass > 0, wrong / mass.clamp_min(torch.finfo(mass.dtype).tiny), even)
+    return torch.where(true, wanted.reshape(-1, 1), (1 - wanted.reshape(-1, 1)) * share)
+
+
+def dealt_confidences(probs: Tensor, labels: Tensor, seed: int = 0) -> Tensor:
+    """The null of KD-pt: the teacher's confidences dealt out to the examples at random; (N, K) for probs (N, K).
+
+    As sure as the teacher, as often, and ignorant of which example is hard: what a measurement gives with this table, it does
+    not owe to the teacher's knowledge. Raises ValueError as `confidence_targets`. Fixed by `seed`.
+    """
+    table = confidence_targets(probs, labels)
+    generator = _seeds.stream(seed, "dealt confidences")
+    order = torch.randperm(len(labels), generator=generator, device="cpu").to(labels.device)
+    confidence = table.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return with_confidence(table, labels, confidence[order])
+
+
+def diary_page(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    temperature: float = 1.0,
+    alpha: float = 0.9,
+) -> pd.DataFrame:
+    """What distillation says to each example at one state of one student, a row each, for logits (N, K), labels (N,).
+
+    Columns p and q, the teacher's and the student's probability of the label at T = 1; w, `gradient_rescaling`; norms, the L1
+    length of the distillation gradient over that of the hard label's, which is |w| at least. Raises ValueError as
+    `gradient_rescaling`, and for logits of several students.
+    """
+    w = gradient_rescaling(student_logits, teacher_logits, labels, temperature, alpha)
+    _check.shape("student_logits", student_logits, (None, None))
+    _check.shape("teacher_logits", teacher_logits, tuple(student_logits.shape))
+    z, v = _over(student_logits, temperature), _over(teacher_logits, temperature)
+    hard = soften(student_logits) - F.one_hot(labels, student_logits.shape[1])
+    slope = (1 - alpha) * hard + alpha * temperature * (soften(z) - soften(v))
+    columns = {name: soften(x).gather(1, labels.unsqueeze(1)).squeeze(1) for name, x in
+               (("p", teacher_logits), ("q", student_logits))}  # fmt: skip
+    columns |= {"w": w, "norms": slope.abs().sum(1) / hard.abs().sum(1)}
+    return pd.DataFrame({name: value.numpy(force=True) for name, value in columns.items()})

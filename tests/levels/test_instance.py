@@ -129,6 +129,54 @@ def test_confidence_targets():
     assert (targets[~true].view(30, 4).std(1) == 0).all()
 
 
+def test_another_confidence_leaves_the_proportions_of_the_wrong_classes():
+    _, v, y = problem(n=30, k=5)
+    p, true = soften(v), torch.nn.functional.one_hot(y, 5).bool()
+    wanted = torch.linspace(0, 1, 30).double()
+    table = instance.with_confidence(p, y, wanted)
+    torch.testing.assert_close(table[true], wanted)
+    torch.testing.assert_close(table.sum(1), torch.ones(30).double())
+    shares = [torch.softmax(x[~true].view(30, 4), 1) for x in (v, table.log())]
+    torch.testing.assert_close(shares[1][:-1], shares[0][:-1])
+    torch.testing.assert_close(instance.with_confidence(p, y, p[true]), p)
+    torch.testing.assert_close(instance.with_confidence(p, y, 0.3)[true], torch.full((30,), 0.3).double())
+
+
+def test_a_row_that_is_sure_has_no_opinion_to_keep():
+    sure = torch.tensor([[0.0, 1.0, 0.0]])
+    table = instance.with_confidence(sure, torch.tensor([1]), 0.4)
+    torch.testing.assert_close(table, torch.tensor([[0.3, 0.4, 0.3]]))
+
+
+def test_dealt_confidences_are_the_teachers_in_another_order():
+    _, v, y = problem(n=400, k=5)
+    p = soften(v)
+    own, dealt = (t.gather(1, y.unsqueeze(1)).squeeze(1) for t in (p, instance.dealt_confidences(p, y, seed=3)))
+    torch.testing.assert_close(own.sort().values, dealt.sort().values)
+    assert abs(torch.corrcoef(torch.stack([own, dealt]))[0, 1]) < 0.2  # 4 standard errors
+    wrong = instance.dealt_confidences(p, y)[~torch.nn.functional.one_hot(y, 5).bool()].view(400, 4)
+    torch.testing.assert_close(wrong, wrong.mean(1, keepdim=True).expand(400, 4))
+    assert torch.equal(instance.dealt_confidences(p, y, seed=3), instance.dealt_confidences(p, y, seed=3))
+    assert not torch.equal(instance.dealt_confidences(p, y, seed=3), instance.dealt_confidences(p, y, seed=4))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_a_page_of_the_diary_against_autograd(temperature):
+    z, v, y = problem()
+    page = instance.diary_page(z, v, y, temperature, 0.7)
+    soft = gradient(lambda z: kd_loss(z, v, y, temperature, 0.7), z)
+    hard = gradient(lambda z: cross_entropy(z, y), z)
+    norms = soft.abs().sum(1) / hard.abs().sum(1)
+    torch.testing.assert_close(torch.tensor(page["norms"].to_numpy()), norms)
+    torch.testing.assert_close(
+        torch.tensor(page["w"].to_numpy()), split_gradient(soft, y)[0] / split_gradient(hard, y)[0]
+    )
+    for name, x in (("p", v), ("q", z)):
+        expected = torch.stack([torch.softmax(row, 0)[label] for row, label in zip(x, y, strict=True)])
+        torch.testing.assert_close(torch.tensor(page[name].to_numpy()), expected)
+    assert (page["norms"] >= page["w"].abs() - 1e-12).all() and (page["norms"] > 1.1 * page["w"].abs()).any()
+
+
 Z, V, Y = problem(n=6, k=4)
 BAD = {
     "other classes": (lambda: instance.gradient_rescaling(Z, V[:, :3], Y), "teacher_logits"),
@@ -142,6 +190,16 @@ BAD = {
     "alpha 2": (lambda: instance.gradient_rescaling(Z, V, Y, alpha=2.0), "alpha"),
     "logits for a table": (lambda: instance.confidence_targets(V, Y), "probs"),
     "one class": (lambda: instance.confidence_targets(torch.ones(2, 1), torch.zeros(2, dtype=torch.int64)), "probs"),
+    "two confidences for six": (lambda: instance.with_confidence(soften(V), Y, torch.ones(2).double()), "confidence"),
+    "a confidence of 2": (lambda: instance.with_confidence(soften(V), Y, 2.0), "confidence"),
+    "a confidence that is no number": (lambda: instance.with_confidence(soften(V), Y, float("nan")), "confidence"),
+    "logits with a confidence": (lambda: instance.with_confidence(V, Y, 0.5), "probs"),
+    "one class with a confidence": (
+        lambda: instance.with_confidence(torch.ones(2, 1), torch.zeros(2, dtype=torch.int64), 0.5),
+        "probs",
+    ),
+    "logits to deal from": (lambda: instance.dealt_confidences(V, Y), "probs"),
+    "a diary of two students": (lambda: instance.diary_page(torch.stack([Z, Z]), V, Y), "student_logits"),
     "label out of range": (lambda: instance.confidence_targets(soften(V), Y + 4), "labels"),
 }
 
