@@ -105,6 +105,36 @@ def logit_geometry(class_weights: Tensor, groups: Tensor) -> pd.DataFrame:
     return contrast(class_cosines(class_weights), groups).assign(norm_spread=spread.tolist())
 
 
+def family_targets(groups: Tensor, mass: float, share: float | None = None, seed: int | None = None) -> Tensor:
+    """One target row per class with family structure, (K, K) float32 for families groups (K,): what `free_feature_model` fits.
+
+    `mass` lies on the class itself; of the rest `share` goes evenly to the classes of its family, what is left evenly to all
+    others, and None spreads all of it evenly (smoothing). With `seed` the wrong classes of each row are shuffled: the
+    same numbers, no relations.
+
+    Raises ValueError for numbers outside [0, 1], or a class that has no family or no strangers for its share.
+    """
+    k = len(_check.shape("groups", groups, (None,)))
+    _check.labels("groups", groups, k, k)
+    for name, value in (("mass", mass), ("share", share)):
+        if value is not None and not 0 <= _check.number(name, value) <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], got {value}")
+    classes = torch.arange(k, dtype=torch.int64, device=groups.device)
+    wrong = without_true_class((groups.unsqueeze(1) == groups.unsqueeze(0)).double(), classes)  # (K, K - 1)
+    family, strangers = wrong.sum(1, keepdim=True), (1 - wrong).sum(1, keepdim=True)
+    if share is None:
+        rest = torch.ones_like(wrong) / (k - 1)
+    elif family.min() == 0 or strangers.min() == 0:
+        raise ValueError(f"groups must give every class both a family and strangers, got {groups.tolist()}")
+    else:
+        rest = share * wrong / family + (1 - share) * (1 - wrong) / strangers
+    if seed is not None:
+        draw = torch.rand(k, k - 1, generator=_seeds.stream(seed, "family targets"), dtype=torch.float64, device="cpu")
+        rest = rest.gather(1, draw.argsort(1).to(rest.device))
+    own = mass * torch.eye(k, dtype=torch.float64, device=groups.device)
+    return own.scatter(1, without_true_class(classes.expand(k, k), classes), (1 - mass) * rest).float()
+
+
 def free_feature_model(
     targets: Tensor,
     width: int = 30,

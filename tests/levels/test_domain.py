@@ -77,6 +77,30 @@ def free_targets():
     return torch.stack([EYE, smooth, block]).float()
 
 
+def test_family_targets_spread_the_rest_as_told():
+    uneven = torch.tensor([0, 1, 0, 1, 1])
+    table = domain.family_targets(uneven, 0.7, 0.8)
+    for c in range(5):
+        family = [k for k in range(5) if k != c and uneven[k] == uneven[c]]
+        strangers = [k for k in range(5) if uneven[k] != uneven[c]]
+        expected = np.zeros(5)
+        expected[c], expected[family], expected[strangers] = 0.7, 0.24 / len(family), 0.06 / len(strangers)
+        np.testing.assert_allclose(table[c], expected, atol=1e-7)
+    _, smooth, block = free_targets()
+    torch.testing.assert_close(domain.family_targets(GROUPS, 0.6), smooth)
+    torch.testing.assert_close(domain.family_targets(GROUPS, 0.6, 0.9), block)
+
+
+def test_shuffled_family_targets_keep_their_numbers_and_lose_their_family():
+    table, shuffled = domain.family_targets(GROUPS, 0.6, 0.9), domain.family_targets(GROUPS, 0.6, 0.9, seed=3)
+    torch.testing.assert_close(shuffled.sort(1).values, table.sort(1).values)
+    torch.testing.assert_close(shuffled.diagonal(), table.diagonal())
+    assert torch.equal(shuffled, domain.family_targets(GROUPS, 0.6, 0.9, seed=3))
+    assert not torch.equal(shuffled, domain.family_targets(GROUPS, 0.6, 0.9, seed=4))
+    inside = [(domain.family_targets(GROUPS, 0.6, 0.9, seed=s) * (SAME - EYE)).sum() / K for s in range(100)]
+    assert np.mean(inside) == pytest.approx(0.4 * 4 / 19, abs=0.01)  # no more in the family than its size says
+
+
 def test_only_class_structured_targets_bend_the_equiangular_frame():
     frame = domain.logit_geometry(domain.free_feature_model(free_targets()), GROUPS)
     np.testing.assert_allclose(frame["within"], [-1 / 19, -1 / 19, 0.542], atol=2e-3)
@@ -148,6 +172,19 @@ def test_order_at_500_stationary_points():
     assert count >= 500
 
 
+@pytest.mark.parametrize("T", [1.0, 4.0])
+def test_a_last_layer_at_rest_balances_a_sum_over_examples(T):
+    """Its gradient is the sum over examples of [(1 - alpha)(q - y) + alpha T (q~ - p~)] h^T, and not of q - s beyond T = 1."""
+    h, v, y, alpha = normal(30, 6), 2 * normal(30, 8, seed=1), torch.arange(30) % 8, 0.7
+    w = normal(8, 6, seed=2).requires_grad_()
+    (gradient,) = torch.autograd.grad(kd_loss(h @ w.T, v, y, T, alpha).sum(), w)
+    z, one_hot = (h @ w.T).detach(), torch.nn.functional.one_hot(y, 8)
+    pull = (1 - alpha) * (soften(z) - one_hot) + alpha * T * (soften(z, T) - soften(v, T))
+    torch.testing.assert_close(pull.T @ h, gradient, atol=1e-12, rtol=0)
+    mixed = soften(z) - (1 - alpha) * one_hot - alpha * soften(v)
+    assert torch.allclose(mixed.T @ h, gradient) == (T == 1)
+
+
 def test_a_stationary_point_that_is_not_reached_is_no_answer():
     """Logits of several hundred, label and teacher almost irreconcilable: Newton's steps do not get there."""
     v, y = 300 * normal(8, 5), torch.arange(8) % 5
@@ -202,6 +239,10 @@ BAD = {
     "one superclass": (lambda: domain.contrast(EYE, GROUPS * 0), "groups"),
     "groups of another length": (lambda: domain.contrast(EYE, GROUPS[:4]), "groups"),
     "a matrix that is not square": (lambda: domain.contrast(EYE[:3], GROUPS), "matrix"),
+    "a mass above 1": (lambda: domain.family_targets(GROUPS, 1.1), "mass"),
+    "a negative share": (lambda: domain.family_targets(GROUPS, 0.6, -0.1), "share"),
+    "a class without a family": (lambda: domain.family_targets(torch.tensor([0, 0, 1]), 0.6, 0.5), "groups"),
+    "no strangers": (lambda: domain.family_targets(GROUPS * 0, 0.6, 0.5), "groups"),
     "targets that are not square": (lambda: domain.free_feature_model(PROBS), "targets"),
     "no steps": (lambda: domain.free_feature_model(EYE, steps=0), "steps"),
     "seeds for other tables": (lambda: domain.free_feature_model(EYE, seed=[0, 1]), "seed"),
