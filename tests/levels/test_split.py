@@ -206,6 +206,24 @@ def test_exchanged_shapes_come_from_another_example_of_the_class(seed):
     torch.testing.assert_close(split.exchanged_targets(probs[:6], alone), probs[:6])
 
 
+def test_what_a_loss_hears_is_how_far_its_slope_moves():
+    """The slope of plain distillation in z is T (q - p): a step moves it by T times the difference of the tables."""
+    probs, labels = table(n=60)
+    v, z, T = probs.log(), torch.randn(60, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), 4.0
+    losses = {
+        "KD": lambda z, v, y: T**2 * torch.nn.functional.kl_div(
+            (z / T).log_softmax(-1), (v / T).log_softmax(-1), log_target=True, reduction="none").sum(-1),
+        "true class": lambda z, v, y: (z - v).gather(1, y.unsqueeze(1)).squeeze(1).square(),
+    }  # fmt: skip
+    made = split.heard(losses, z, v, labels, T).set_index(["loss", "part"])["share"]
+    warm = soften(v, T)
+    tables = [0.99 * one_hot(probs, labels) + 0.01 / 6, *(
+        split.ladder(warm, labels)[name] for name in ("universe", "domain", "domain + confidence", "teacher"))]  # fmt: skip
+    steps = np.array([float((b - a).square().sum(1).mean().sqrt()) for a, b in itertools.pairwise(tables)])
+    np.testing.assert_allclose(made["KD"], 100 * steps / steps.sum(), rtol=1e-6)
+    assert made["true class"].sum() == pytest.approx(100) and made["true class", "shape"] < 1e-10
+
+
 def test_topk_keeps_the_largest_and_spreads_the_rest():
     probs, _ = table(k=6)
     top = split.topk_targets(probs, 2)
@@ -253,6 +271,7 @@ BAD = {
     "no universe": (lambda: split.stopping(*[lengths_frame().query("recipe != 'universe'")] * 2), "universe"),
     "no distributions": (lambda: split.exchanged_targets(PROBS * 2, LABELS), "probs"),
     "label below range": (lambda: split.exchanged_targets(PROBS, LABELS - 9), "labels"),
+    "a student of other classes": (lambda: split.heard({}, PROBS[:, :5], PROBS, LABELS, 4.0), "student_logits"),
     "two temperatures": (lambda: split.shapley(pd.concat([lattice_frame(WORTH)] * 2)), "frame"),
 }
 
