@@ -5,18 +5,21 @@ Every table here is for one temperature: to distil at T, pass the tempered table
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlib import _check, _seeds
+from kdlib import _check, _seeds, claims
+from kdlib.fleet.recipe import Loss
 from kdlib.levels.domain import class_mean_targets
 from kdlib.levels.instance import confidence_targets
-from kdlib.levels.universe import matched_smoothing
-from kdlib.losses import without_true_class
+from kdlib.levels.universe import matched_smoothing, smooth_labels
+from kdlib.losses import soften, without_true_class
 
 PARTS = ("universe", "domain", "confidence", "shape")
 
@@ -148,6 +151,74 @@ def shapley(frame: pd.DataFrame, value: str = "accuracy") -> pd.DataFrame:
         gain = (2 * alone + second[0] + second[1] + 2 * last) / 6  # weights |S|! (2 - |S|)! / 3!
         rows.append(pd.DataFrame({"level": level, "gain": gain, "alone": alone, "last": last}))
     return pd.concat(rows).reset_index()
+
+
+def stopping(
+    chosen: pd.DataFrame, longer: pd.DataFrame, recipe: str = "teacher", value: str = "accuracy"
+) -> pd.DataFrame:
+    """What a teacher's gain over hard labels that train on is made of, per seed: columns seed, resists, smooths, knows, gain.
+
+    `chosen` has each student at the length that validation chooses (`kdlib.fleet.chosen`), `longer` all at one length. With
+    A for `value`, resists = what hard labels lose from chosen to longer, minus what `recipe` loses; smooths = A(universe) -
+    A(hard labels) and knows = A(recipe) - A(universe), both at chosen. The three sum to the gain at longer exactly.
+
+    Raises ValueError if a column, recipe or seed is missing, or there twice.
+    Source: derived here, a sum of differences.
+    """
+
+    def difference(frame: pd.DataFrame, better: str, worse: str) -> np.ndarray:
+        return claims.paired(frame, value, better, worse)
+
+    gain, stopped = (difference(frame, recipe, "hard labels") for frame in (longer, chosen))
+    seeds, others = (frame[frame["recipe"] == recipe]["seed"].sort_values().tolist() for frame in (chosen, longer))
+    if seeds != others:
+        raise ValueError(f"longer must have the seeds of chosen, {seeds}, got {others}")
+    smooths, knows = difference(chosen, "universe", "hard labels"), difference(chosen, recipe, "universe")
+    return pd.DataFrame({"seed": seeds, "resists": gain - stopped, "smooths": smooths, "knows": knows, "gain": gain})
+
+
+def exchanged_targets(probs: Tensor, labels: Tensor, seed: int = 0) -> Tensor:
+    """The teacher with each example's wrong-class proportions exchanged for those of another example of its class; (N, K).
+
+    Its own confidence stays, and so do the proportions that occur in a class: what is lost is only which example they
+    belong to. A control for `permuted_targets`, which makes relations false, and for the step from "domain + confidence" to
+    the teacher, which changes entropy as well. An example that is alone in its class keeps its own. Raises ValueError for
+    rows that are no distributions or wrong labels. Source: this book's.
+    """
+    n, k = _check.probabilities("probs", probs).shape
+    _check.labels("labels", labels, k, n)
+    keys = torch.rand(n, generator=_seeds.stream(seed, "exchanged teacher"), dtype=torch.float64, device="cpu")
+    order = keys.to(probs.device).argsort()
+    other = torch.empty_like(order)
+    for label in labels.unique():
+        own = order[labels[order] == label]
+        other[own] = own.roll(1)
+    return _compose(_true(probs, labels), probs[other], labels)
+
+
+def heard(
+    losses: Mapping[str, Loss], student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float
+) -> pd.DataFrame:
+    """Which part of a teacher moves the gradient of which loss: tidy columns loss, part, share (per cent).
+
+    The tables of the ladder at `temperature`, from nearly hard labels (smoothing by 0.01: a logit has no zero) to the
+    teacher, are given to each loss f(z, v, y) as logits T log p, at one student's logits z (N, K). The share of a part is the
+    root mean square over examples of how far the slope in z moves at its step, of the sum over the four steps. Raises
+    ValueError for logits and labels that do not fit. Source: this book's.
+    """
+    _check.shape("student_logits", student_logits, tuple(teacher_logits.shape))
+    tables = ladder(soften(teacher_logits, temperature), labels)
+    first = smooth_labels(labels, teacher_logits.shape[1], 0.01).to(teacher_logits)
+    rungs = [first, *(tables[name] for name in ("universe", "domain", "domain + confidence", "teacher"))]
+    frames = []
+    for name, loss in losses.items():
+        slopes: list[Tensor] = []
+        for table in rungs:
+            z = student_logits.detach().clone().requires_grad_()
+            slopes += torch.autograd.grad(loss(z, temperature * table.log(), labels).sum(), z)
+        steps = torch.stack(slopes).diff(dim=0).square().sum(-1).mean(-1).sqrt().double().cpu()  # (4,)
+        frames.append(pd.DataFrame({"loss": name, "part": PARTS, "share": (100 * steps / steps.sum()).numpy()}))
+    return pd.concat(frames, ignore_index=True)
 
 
 def topk_targets(probs: Tensor, k: int) -> Tensor:

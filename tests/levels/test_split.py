@@ -164,6 +164,66 @@ def test_shapley_equals_the_mean_over_all_orders():
     assert (domain["alone"], domain["last"]) == (1.0, 0.0)
 
 
+def lengths_frame(seeds=(0, 1, 2), shift=0.0):
+    """Accuracies in hundredths that are easy to add: hard 60, universe 62, teacher 70 for seed 0, one more for each seed."""
+    worth = {"hard labels": 60.0, "universe": 62.0, "teacher": 70.0}
+    return pd.DataFrame(
+        [{"recipe": r, "seed": s, "accuracy": a + s + (shift if r == "hard labels" else shift / 4)}
+         for r, a in worth.items() for s in seeds]
+    )  # fmt: skip
+
+
+def test_a_gain_is_resistance_smoothing_and_knowledge():
+    """Hard labels lose 8 by training on and the teacher's student 2: 6 of its 16 points are resistance."""
+    made = split.stopping(lengths_frame(), lengths_frame(shift=-8.0).sample(frac=1, random_state=0))
+    assert made["seed"].tolist() == [0, 1, 2]
+    for name, expected in {"resists": 6.0, "smooths": 2.0, "knows": 8.0, "gain": 16.0}.items():
+        np.testing.assert_allclose(made[name], expected)
+    generator = np.random.default_rng(0)
+    noisy = [f.assign(accuracy=generator.normal(size=len(f))) for f in (lengths_frame(), lengths_frame())]
+    made = split.stopping(*noisy)
+    np.testing.assert_allclose(made[["resists", "smooths", "knows"]].sum(axis=1), made["gain"], atol=1e-12)
+    at = noisy[1].set_index(["recipe", "seed"])["accuracy"]
+    np.testing.assert_allclose(made["gain"], [at["teacher", s] - at["hard labels", s] for s in range(3)])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_exchanged_shapes_come_from_another_example_of_the_class(seed):
+    probs, labels = table(n=80, seed=seed)
+    made = split.exchanged_targets(probs, labels, seed=seed)
+    at_label = (t.gather(1, labels.unsqueeze(1)) for t in (made, probs))
+    torch.testing.assert_close(*at_label)
+    torch.testing.assert_close(made.sum(1), torch.ones(80, dtype=torch.float64))
+    before, after = (
+        without_true_class(t, labels) / without_true_class(t, labels).sum(1, keepdim=True) for t in (probs, made)
+    )
+    distance, donors = torch.cdist(after, before).min(1)
+    assert distance.max() < 1e-6
+    assert torch.equal(labels[donors], labels) and (donors != torch.arange(80)).all()
+    assert donors.unique().numel() == 80  # each proportion of a class is still there, once
+    assert not torch.equal(made, split.exchanged_targets(probs, labels, seed=seed + 1))
+    alone = torch.arange(6)
+    torch.testing.assert_close(split.exchanged_targets(probs[:6], alone), probs[:6])
+
+
+def test_what_a_loss_hears_is_how_far_its_slope_moves():
+    """The slope of plain distillation in z is T (q - p): a step moves it by T times the difference of the tables."""
+    probs, labels = table(n=60)
+    v, z, T = probs.log(), torch.randn(60, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), 4.0
+    losses = {
+        "KD": lambda z, v, y: T**2 * torch.nn.functional.kl_div(
+            (z / T).log_softmax(-1), (v / T).log_softmax(-1), log_target=True, reduction="none").sum(-1),
+        "true class": lambda z, v, y: (z - v).gather(1, y.unsqueeze(1)).squeeze(1).square(),
+    }  # fmt: skip
+    made = split.heard(losses, z, v, labels, T).set_index(["loss", "part"])["share"]
+    warm = soften(v, T)
+    tables = [0.99 * one_hot(probs, labels) + 0.01 / 6, *(
+        split.ladder(warm, labels)[name] for name in ("universe", "domain", "domain + confidence", "teacher"))]  # fmt: skip
+    steps = np.array([float((b - a).square().sum(1).mean().sqrt()) for a, b in itertools.pairwise(tables)])
+    np.testing.assert_allclose(made["KD"], 100 * steps / steps.sum(), rtol=1e-6)
+    assert made["true class"].sum() == pytest.approx(100) and made["true class", "shape"] < 1e-10
+
+
 def test_topk_keeps_the_largest_and_spreads_the_rest():
     probs, _ = table(k=6)
     top = split.topk_targets(probs, 2)
@@ -207,6 +267,11 @@ BAD = {
     "negative seed": (lambda: split.permuted_targets(PROBS, LABELS, seed=-1), "seed"),
     "no such column": (lambda: split.shapley(lattice_frame(WORTH), "nll"), "frame"),
     "a recipe missing": (lambda: split.shapley(lattice_frame({"teacher": 1.0})), "universe"),
+    "seeds that differ": (lambda: split.stopping(lengths_frame(), lengths_frame((1, 2, 3))), "longer"),
+    "no universe": (lambda: split.stopping(*[lengths_frame().query("recipe != 'universe'")] * 2), "universe"),
+    "no distributions": (lambda: split.exchanged_targets(PROBS * 2, LABELS), "probs"),
+    "label below range": (lambda: split.exchanged_targets(PROBS, LABELS - 9), "labels"),
+    "a student of other classes": (lambda: split.heard({}, PROBS[:, :5], PROBS, LABELS, 4.0), "student_logits"),
     "two temperatures": (lambda: split.shapley(pd.concat([lattice_frame(WORTH)] * 2)), "frame"),
 }
 
