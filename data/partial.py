@@ -1,6 +1,6 @@
 """Teachers of the literature at five training lengths, and shapes exchanged within a class: worlds H, S and F, 6 seeds.
 
-    kdlib study data/partial.py --store _build/studies/partial
+    kdlib study data/partial.py --store _build/studies/partial --table data/partial.npz
 
 One point is a world of `lengths`, with the same teacher and the same students' seeds, so that rows of both pair up. At T = 4:
 KD-topk with 5 and 10 of 20 classes, and each example with another's wrong-class shape. At T = 1 and alpha = 0.6: KD-pt, KD-sim
