@@ -72,6 +72,7 @@ def levels() -> list[Tensor]:
     parts += [domain.similarity_targets(V[:4], Y, 0.5), domain.class_correlation(P), instance.confidence_targets(P, Y)]
     parts += [instance.gradient_rescaling(Z, V, Y, 2.0, 0.5), split.topk_targets(P, 2), split.permuted_targets(P, Y)]
     parts += [domain.free_feature_model(torch.eye(4, dtype=torch.float32, device="cpu"), width=3, steps=5)]
+    parts += [domain.family_targets(torch.tensor([0, 0, 1, 1], dtype=torch.int64, device="cpu"), 0.6, 0.5, seed=1)]
     return [*parts, *split.ladder(P, Y).values()]
 
 
