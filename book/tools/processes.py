@@ -26,7 +26,7 @@ class Usage:
     """What a group used: seconds by the clock (`wall`), of all CPUs together (`cpu`) and, of those, asked for (`wanted`).
 
     `wanted` counts the time in which a thread was kept waiting for a CPU too, up to all CPUs of the machine;
-    `peak_mb` is the largest sum of resident memory seen, MB of 1e6 bytes.
+    `peak_mb` is the largest sum of memory seen, each process's share of what it shares with others counted once, MB of 1e6 bytes.
     """
 
     wall: float
@@ -168,7 +168,7 @@ class Watch:
             try:
                 with process.oneshot():
                     times = process.cpu_times()
-                    memory += process.memory_info().rss
+                    memory += _memory(process)
             except psutil.Error:  # ended just now
                 continue
             own = times.user + times.system
@@ -250,3 +250,11 @@ def surroundings(root: Path, scratch: Path) -> dict[str, str]:
     if os.environ.get("PYTHONDONTWRITEBYTECODE"):
         own["PYTHONDONTWRITEBYTECODE"] = "1"
     return kept | own
+
+
+def _memory(process: psutil.Process) -> int:
+    """Bytes of a process's own, and its share of pages that several hold (libraries); where unknown, what is resident."""
+    try:
+        return int(process.memory_full_info().pss)
+    except (AttributeError, psutil.AccessDenied):
+        return int(process.memory_info().rss)

@@ -122,7 +122,11 @@ def chart(recipe: Recipe, labels: Tensor, student_logits: Tensor) -> pd.Series:
     """
     if recipe.targets is None:
         raise ValueError(f"recipe must have a table of targets, got {recipe.name!r} without")
-    low, middle, high = _factors(recipe, labels, student_logits).quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
+    low, middle, high = (
+        _factors(recipe, labels, student_logits)
+        .quantile(torch.tensor([0.1, 0.5, 0.9], dtype=student_logits.dtype, device=student_logits.device))
+        .tolist()
+    )
     return pd.concat(
         [split_teacher(recipe.targets, labels).energies, pd.Series({"w low": low, "w": middle, "w high": high})]
     )
