@@ -96,7 +96,8 @@ def _noisy(seed: int, n_train: int, n_test: int) -> Task:
         hit = 0.6 * truth * (x[:, :1] > centres[:, 0])
         same = GROUPS.unsqueeze(1) == GROUPS  # (K, K)
         size = CLASSES // SUPERCLASSES
-        spread = torch.where(same, 0.8 / (size - 1), 0.2 / (CLASSES - size)).to(x.dtype).fill_diagonal_(0)
+        spread = torch.full((CLASSES, CLASSES), 0.2 / (CLASSES - size), dtype=x.dtype, device=x.device)
+        spread = spread.masked_fill(same, 0.8 / (size - 1)).fill_diagonal_(0)
         return truth - hit + hit @ spread
 
     # The training set is drawn first, whole: another n_test leaves it as it is.
