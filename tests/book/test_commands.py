@@ -47,7 +47,7 @@ DOCUMENTED = {
         sys.modules["book.tools"].__doc__,
         *((ROOT / f"{name}.md").read_text("utf8") for name in ("README", "CONTRIBUTING")),
     )
-    for words in re.findall(r"python -m book\.tools((?: (?:--)?[a-z]+)+)", text or "")
+    for words in re.findall(r"python -m book\.tools((?: (?:--)?[a-z]+)+)(?=   |`| *$)", text or "", re.MULTILINE)
 }
 
 
