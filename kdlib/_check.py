@@ -83,6 +83,11 @@ def number(name: str, value: float) -> float:
     return value
 
 
+def weight(name: str, value: float | Tensor) -> float | Tensor:
+    """Raise ValueError unless the weight of a term is a finite number of at least 0 (a tensor is trusted beyond its dtype)."""
+    return floating(name, value) if isinstance(value, Tensor) else not_negative(value, name)
+
+
 def not_negative(value: float, name: str) -> float:
     """`value` as a plain float. Raises ValueError unless it is a finite number of at least 0."""
     if not _real(value) or not 0 <= value < float("inf"):
@@ -100,6 +105,17 @@ def integer(value: int, name: str, least: int = 0) -> int:
 def positive_int(value: int, name: str) -> int:
     """`value` as a plain int, NumPy's integers included. Raises ValueError unless it is an integer of at least 1."""
     return integer(value, name, 1)
+
+
+def device(value: str | torch.device) -> torch.device:
+    """`value` as a device, with its index where it is a GPU. Raises ValueError for one that torch cannot use here."""
+    try:
+        if not isinstance(value, str | torch.device):
+            raise TypeError(f"it is of type {type(value).__name__}")
+        return torch.empty(0, dtype=torch.uint8, device=value).device
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as problem:
+        reason = str(problem).partition("\n")[0]
+        raise ValueError(f"device must be one that torch can use here, got {value!r}: {reason}") from None
 
 
 def _real(value: object) -> bool:

@@ -6,7 +6,8 @@ import io
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -65,6 +66,15 @@ def continued(
     return history, [*ends, epochs] if more else ends
 
 
+@contextmanager
+def fitting(path: Path | None) -> Iterator[None]:
+    """Around what puts a checkpoint's states back: raises ValueError naming the file where they do not fit."""
+    try:
+        yield
+    except (ValueError, RuntimeError, KeyError, TypeError, IndexError) as error:
+        raise _unfit(path or "", str(error).partition("\n")[0]) from error
+
+
 def checksum(table: Tensor | None) -> int | None:
     """CRC-32 of a table's bytes, which tells whether a checkpoint belongs to the data at hand; None for None."""
     return None if table is None else zlib.crc32(table.detach().cpu().contiguous().view(torch.uint8).numpy().data)
@@ -116,6 +126,8 @@ def _read(path: Path) -> bytes:
             damaged = archive.testzip()
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         whole = isinstance(state, dict) and all(isinstance(state.get(name), kind) for name, kind in PARTS.items())
+        whole = whole and all(isinstance(n, int) for n in state["cycles"] or [""])
+        whole = whole and all(isinstance(row, dict) for row in state["history"] or [""])
     except Exception as error:  # in any way, and torch's own words may advise to load it unsafely
         raise _unfit(path, getattr(error, "strerror", None) or type(error).__name__) from None
     if damaged or not whole:

@@ -14,6 +14,7 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -103,11 +104,9 @@ def direction(
     to infer from. `rows` as for `identity`. Raises ValueError for fewer than two values, numbers that are not finite or
     rows that are no names.
     """
-    values = np.asarray(differences, dtype=float)
-    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
-        raise ValueError(f"differences must be at least 2 finite numbers, one per seed, got {values!r:.200}")
-    if not math.isfinite(smallest_effect):
-        raise ValueError(f"smallest_effect must be finite, got {smallest_effect}")
+    values = _numbers("differences", differences)
+    if not isinstance(smallest_effect, Real) or not math.isfinite(smallest_effect):
+        raise ValueError(f"smallest_effect must be a finite number, got {smallest_effect!r}")
     claim = Claim(
         id, sentence, source, "direction", float(values.mean()), math.nan, math.nan, len(values), unit,
         float(smallest_effect), INCONCLUSIVE, tuple(values.tolist()), replicates, rows=_names(rows),
@@ -138,9 +137,7 @@ def interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float, floa
     """
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
-    x = np.asarray(values, dtype=float)
-    if x.ndim != 1 or len(x) < 2 or not np.isfinite(x).all():
-        raise ValueError(f"values must be at least 2 finite numbers, one per seed, got {x!r:.200}")
+    x = _numbers("values", values)
     reach = float(stats.sem(x) * stats.t.ppf((1 + level) / 2, len(x) - 1))
     return float(x.mean()), float(x.mean()) - reach, float(x.mean()) + reach
 
@@ -177,6 +174,16 @@ def holm(claims: Sequence[Claim]) -> list[Claim]:
         judged[claim.id] = _judged(claim, level, len(waiting))
         failed = failed or judged[claim.id].verdict == INCONCLUSIVE
     return [judged[c.id] for c in claims]
+
+
+def _numbers(name: str, values: ArrayLike) -> np.ndarray:
+    try:
+        x = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        x = np.array(math.nan)
+    if x.ndim != 1 or len(x) < 2 or not np.isfinite(x).all():
+        raise ValueError(f"{name} must be at least 2 finite numbers, one per seed, got {values!r:.200}")
+    return x
 
 
 def _p_value(claim: Claim) -> float:

@@ -166,12 +166,13 @@ def fit(
     )  # fmt: skip
     schedule = cycle()
     if state is not None:
-        bare.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        if len(history) > began:
-            schedule.load_state_dict(state["schedule"])
-        else:
-            schedule = cycle()  # from its own start, whatever rate the last one ended at
+        with _checkpoint.fitting(checkpoint):
+            bare.load_state_dict(state["model"])
+            optimiser.load_state_dict(state["optimiser"])
+            if len(history) > began:
+                schedule.load_state_dict(state["schedule"])
+            else:
+                schedule = cycle()  # from its own start, whatever rate the last one ended at
     network = DistributedDataParallel(model) if world > 1 else model
 
     dtype, layout = _place(model, task.x_train)[1], torch.channels_last
@@ -328,7 +329,10 @@ def _device(given: str | torch.device | None) -> torch.device:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
         if (device.index or 0) >= count:
             raise ValueError(f"device must be one that this machine has, got {str(device)!r} with {count} GPUs")
-    return device
+        return device
+    if device.type == "meta":
+        raise ValueError("device must be one that holds numbers, got 'meta'")
+    return _check.device(device)
 
 
 def _join(device: str | torch.device | None) -> tuple[int, int, torch.device]:

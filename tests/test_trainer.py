@@ -299,6 +299,9 @@ def test_a_file_that_is_no_checkpoint_is_named_with_a_remedy(tmp_path):
         "list": [1, 2],
         "without history": {k: v for k, v in state.items() if k != "history"},
         "history of another kind": state | {"history": "long"},
+        "history of nothing": state | {"history": []},
+        "no cycle": state | {"cycles": []},
+        "cycles of another kind": state | {"cycles": ["two"]},
         "exploit": {"settings": Exploit(mark)},
     }.items():
         torch.save(content, spare)
@@ -314,6 +317,18 @@ def test_a_file_that_is_no_checkpoint_is_named_with_a_remedy(tmp_path):
         assert "weights_only" not in str(caught.value) and caught.value.__cause__ is None, name
         assert path.read_bytes() == content, name
     assert not mark.exists() and same_weights(model, network())
+
+
+@pytest.mark.parametrize("part", ["model", "optimiser"])
+def test_a_state_that_does_not_fit_is_named(part, tmp_path):
+    """The file is whole, and made by somebody else's optimiser, say."""
+    task, path = stripes(), tmp_path / "state.pt"
+    fit(task, network(), epochs=4, checkpoint=path, **QUICK)
+    state = torch.load(path, weights_only=True)
+    foreign = {"model": {**state["model"], "extra": torch.ones(1)}, "optimiser": {"state": {}, "param_groups": []}}
+    torch.save(state | {part: foreign[part]}, path)
+    with pytest.raises(ValueError, match=r"checkpoint .*state\.pt (is damaged|was made with another network)"):
+        fit(task, network(), epochs=8, checkpoint=path, **QUICK)
 
 
 def test_a_single_wrong_bit_is_noticed(tmp_path):
@@ -618,7 +633,7 @@ def test_processes_of_one_group_each_make_their_gpu_the_current_one(gpus, monkey
     assert trainer._join("cuda") == (1, 2, torch.device("cuda", 1)) and chosen == [torch.device("cuda", 1)]
 
 
-@pytest.mark.parametrize("given", ["gpu", "cuda:x", 1.5, "cuda", "cuda:0"])
+@pytest.mark.parametrize("given", ["gpu", "", "cuda:x", 1.5, "cuda", "cuda:0", "meta", "xpu"])
 def test_a_device_that_is_none_is_named(given, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="device must be"):

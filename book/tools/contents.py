@@ -12,6 +12,7 @@ import yaml
 
 from kdlib import _files
 
+LISTS = ("parts", "chapters", "sections", "subtrees", "entries")  # the forms that Jupyter Book knows
 UNMERGED = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)  # what git leaves around two versions
 LEDGER = "claims.yml"
 BOOK_FILES = ("_toc.yml", LEDGER)  # in book/; a chapter whose code names one is made from it and runs again with it
@@ -47,20 +48,21 @@ class Chapter:
 
 
 def toc_entries(root: Path) -> list[str]:
-    """Page names in reading order, as written in ``book/_toc.yml`` (no file suffix)."""
-
-    def walk(node: Any) -> Iterator[str]:
-        if isinstance(node, dict):
-            for key, value in node.items():
-                if key in ("root", "file"):
-                    yield str(value)
-                else:
-                    yield from walk(value)
-        elif isinstance(node, list):
-            for item in node:
-                yield from walk(item)
-
+    """Page names in reading order, as written in ``book/_toc.yml`` (no file suffix). ValueError for another form."""
     path = root / "book" / "_toc.yml"
+
+    def walk(node: dict[str, Any]) -> Iterator[str]:
+        for key, value in node.items():
+            if key in ("root", "file"):
+                if not isinstance(value, str):
+                    raise ValueError(f"{path} must name a page after `{key}`, got {value!r:.200}")
+                yield value
+            elif key in LISTS:
+                if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+                    raise ValueError(f"{path} must have a list of entries below `{key}`, got {value!r:.200}")
+                for item in value:
+                    yield from walk(item)
+
     toc = read_yaml(path)
     if not isinstance(toc, dict) or not isinstance(toc.get("root"), str):
         raise ValueError(f"{path} must be a mapping with a page called `root`, got {toc!r:.200}")

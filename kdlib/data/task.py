@@ -77,10 +77,11 @@ class Task:
             )
 
     def to(self, device: str | torch.device) -> Task:
-        """The same task with every tensor on `device`."""
+        """The same task with every tensor on `device`. Raises ValueError for one that torch cannot use here."""
+        place = _check.device(device)
 
         def move(value: Any) -> Any:
-            return value.to(device) if isinstance(value, Tensor) else value
+            return value.to(place) if isinstance(value, Tensor) else value
 
         there = copy(self)  # not `replace`, which would look at every value again, on the device
         for name in ("x_train", "y_train", "x_test", "y_test", "groups"):

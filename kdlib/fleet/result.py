@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kdlib import _check, _files
+from kdlib._checkpoint import checksum
 from kdlib.data.task import Task
 from kdlib.fleet.plan import pieces, slices
 from kdlib.losses import cross_entropy, soften
@@ -124,7 +126,9 @@ class Fleet:
         }
         if self.curve is not None:
             about["curve"] = _text(self.curve)
-        _files.write_bytes(path, safetensors.torch.save({"flat": self.model.flat.detach().cpu().contiguous()}, about))
+        flat = self.model.flat.detach().cpu().contiguous()
+        about["checksum"] = _checksum(flat, about)
+        _files.write_bytes(path, safetensors.torch.save({"flat": flat}, about))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: Callable[[Sequence[int]], FleetModel] | None = None) -> Fleet:
@@ -135,6 +139,8 @@ class Fleet:
         try:
             with safetensors.safe_open(_files.resolved(path), framework="pt") as file:
                 about, flat = file.metadata() or {}, file.get_tensor("flat")
+            if about.pop("checksum") != _checksum(flat, about):
+                raise ValueError("its checksum is wrong")
             students, seeds = _frame(about["students"]), json.loads(about["seeds"])
             name, settings = about["model"], json.loads(about["settings"])
             known = next((k for k, own in KINDS.items() if k.__name__ == name and set(own) == set(settings)), None)
@@ -203,6 +209,11 @@ def chosen(frame: pd.DataFrame, by: str = "val_accuracy", of: str = "epochs") ->
     ranked = frame.sort_values([by, of], ascending=[False, True], kind="stable")
     kept = ranked.drop_duplicates([c for c in known if c != of]).index
     return frame.loc[sorted(kept)].reset_index(drop=True)
+
+
+def _checksum(flat: Tensor, about: dict[str, str]) -> str:
+    """CRC-32 of the weights and of what is said about them: the format has none of its own."""
+    return f"{zlib.crc32(json.dumps(about, sort_keys=True).encode(), checksum(flat) or 0):08x}"
 
 
 def _text(frame: pd.DataFrame) -> str:

@@ -29,7 +29,6 @@ from kdlib.fleet.settings import (
     grid,
     marks,
     seed_list,
-    torch_device,
 )
 from kdlib.models import MLP, FleetModel
 
@@ -219,7 +218,7 @@ def _start(
         raise ValueError(f"model must be a function from seeds to a FleetModel, got {type(network).__name__}")
     if tuple(network.seeds) != tuple(seeds):
         raise ValueError(f"model must make one student for each of the {len(seeds)} seeds it is given, in their order")
-    network.to(dtype).to(torch_device(device, task.x_train.device))
+    network.to(dtype).to(task.x_train.device if device is None else _check.device(device))
     _check_output(network, task)
     made = objectives(network.flat.detach()[:0])
     blocks, at = [], 0

@@ -101,18 +101,6 @@ def seed_list(seeds: int | Iterable[int]) -> list[int]:
     return chosen
 
 
-def torch_device(device: str | torch.device | None, default: torch.device) -> torch.device:
-    """The device asked for, or the default. Raises ValueError for one that is not there."""
-    try:
-        chosen = default if device is None else torch.device(device)
-        return torch.empty(
-            0, dtype=torch.uint8, device=chosen
-        ).device  # "cuda" becomes the current card's name with its number
-    except (RuntimeError, AssertionError, TypeError) as problem:
-        reason = str(problem).splitlines()[0]
-        raise ValueError(f"device must be one that torch can use here, got {device!r}: {reason}") from None
-
-
 def _single(value: Any) -> bool:
     return not isinstance(value, Iterable) or (isinstance(value, Tensor) and value.dim() == 0)
 

@@ -49,7 +49,7 @@ def dkd_loss(
     """
     z, v, y, temperature, alpha = _prepared(student_logits, teacher_logits, labels, temperature, alpha, weights)
     for name, value in (("target_weight", target_weight), ("other_weight", other_weight)):
-        fits(name, value, torch.broadcast_shapes(z.shape, v.shape)[:-1])
+        fits(name, _check.weight(name, value), torch.broadcast_shapes(z.shape, v.shape)[:-1])
     if y is None:
         raise ValueError("labels must be given: dkd_loss splits a teacher by the true class, got None")
     true = y.argmax(-1) if y.is_floating_point() else y
@@ -84,8 +84,8 @@ def dist_loss(
     relations and wrong-class shape. The intra term compares examples, so it sees which ones are confident: instance level.
     """
     z, v, labels, temperature, alpha = _prepared(student_logits, teacher_logits, labels, temperature, alpha, weights)
-    _check.number("inter_weight", inter_weight)
-    _check.number("intra_weight", intra_weight)
+    for name, value in (("inter_weight", inter_weight), ("intra_weight", intra_weight)):
+        _check.weight(name, _check.number(name, value))
     p, q = torch.broadcast_tensors(*(torch.softmax(_over(x, temperature), dim=-1) for x in (v, z)))
     flat = (q.new_full(q.shape[:-1], FLAT) / temperature).unsqueeze(-1).expand(q.shape)
     keep = torch.ones_like(q) if weights is None else (weights != 0).to(q.dtype).unsqueeze(-1).expand(q.shape)

@@ -8,6 +8,7 @@ import random
 import sys
 from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import nullcontext
 from typing import Any
 
 import joblib
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 
 from kdlib.study.grid import Experiment, Grid, Point, points
 from kdlib.study.identity import default_dtype, key
+from kdlib.study.interrupts import Interrupts
 from kdlib.study.pools import Cluster, Here, Processes, check_versions
 from kdlib.study.result import Incomplete, Stopped, assemble, failures
 from kdlib.study.store import Store
@@ -96,6 +98,7 @@ class Study:
         self.suspects: deque[list[Point]] = deque()  # chunks that were in flight when a process died
         self.flying: dict[Future[Outcome], list[Point]] = {}
         self.tested: Future[Outcome] | None = None  # the suspect in flight
+        self.interrupts = Interrupts()
 
     def missing(self) -> list[Point]:
         """The points that neither this call nor the store has."""
@@ -110,13 +113,13 @@ class Study:
             missing = random.Random(os.urandom(8)).sample(missing, len(missing))
         self.queue.extend(missing)
         try:
-            while self.trouble is None and self._fill(pool):
-                self._harvest(wait(self.flying, timeout=1, return_when=FIRST_COMPLETED).done, pool)
-                bar.update(len(self.done) + len(self.failed) - bar.n)
+            with self.interrupts:
+                while self.trouble is None and self._fill(pool):
+                    self._step(pool)
+                    bar.update(len(self.done) + len(self.failed) - bar.n)
         except KeyboardInterrupt:
             self._harvest({future for future in self.flying if future.done()}, pool)
             pool.stop()
-            self.missing()  # reads a part whose writing was interrupted at its very end
             raise Stopped(self._summary("stopped"), self._frame()) from None
         except BaseException:
             pool.stop()
@@ -150,14 +153,16 @@ class Study:
             if not self.flying:
                 self.tested = self._send(pool, self.suspects.popleft())
             return True
-        room = pool.size * pool.ahead
+        with self.interrupts.taken():
+            room = pool.size * pool.ahead
         while len(self.flying) < room and (chunk := self._take(room)):
             self._send(pool, chunk)
         return bool(self.flying)
 
     def _send(self, pool: Pool, chunk: list[Point]) -> Future[Outcome]:
-        future = pool.submit(chunk, self.seconds)
-        self.flying[future] = chunk
+        with self.interrupts.taken() if isinstance(pool, Here) else nullcontext():
+            future = pool.submit(chunk, self.seconds)
+            self.flying[future] = chunk
         return future
 
     def _take(self, room: int) -> list[Point]:
@@ -170,17 +175,30 @@ class Study:
                 chunk.append(point)
         return chunk
 
-    def _harvest(self, done: set[Future[Outcome]], pool: Pool) -> None:
-        """Record what ended; put back what was lost."""
-        outcomes, lost, cut, suspect = [], [], False, self.tested in done
-        if any(pool.lost(future) == "all" for future in done):
-            done = wait(self.flying, timeout=10).done
+    def _step(self, pool: Pool) -> None:
+        """Wait a second at most, record what ended, and go on after a loss."""
+        with self.interrupts.taken():
+            done = wait(self.flying, timeout=1, return_when=FIRST_COMPLETED).done
+            if any(pool.lost(future) == "all" for future in done):
+                done = wait(self.flying, timeout=10).done
+        suspect, broken = self.tested in done, any(pool.lost(future) for future in done)
+        if lost := self._harvest(done, pool):
+            self._blame(lost, suspect or (len(done) == 1 and not self.flying), pool)
+        if broken and self.trouble is None:
+            try:
+                with self.interrupts.taken():
+                    pool.restart()
+            except ConnectionError as error:
+                self.trouble = error
+
+    def _harvest(self, done: set[Future[Outcome]], pool: Pool) -> list[list[Point]]:
+        """Record what ended, queue what was not come to, and return the chunks whose process died."""
+        outcomes, lost = [], []
         for future in done:
             chunk = self.flying[future]
             how = pool.lost(future)
             if how == "connection":
                 self.queue.extendleft(reversed(chunk))
-                cut = True
             elif how:
                 lost.append(chunk)
             elif error := future.exception():
@@ -188,22 +206,16 @@ class Study:
             else:
                 outcomes.append(future.result())
                 rest = outcomes[-1].rest
-                if suspect and rest:
+                if future is self.tested and rest:
                     self.suspects.appendleft(rest)
                 else:
                     self.queue.extendleft(reversed(rest))
         self._record(outcomes)
-        for future in done:  # only now: an interrupt on the way here finds them again
+        for future in done:
             del self.flying[future]
-        if lost:
-            self._blame(lost, suspect or (len(done) == 1 and not self.flying), pool)
-        if (lost or cut) and self.trouble is None:
-            try:
-                pool.restart()
-            except ConnectionError as error:
-                self.trouble = error
-        if any(outcome.interrupted for outcome in outcomes) and isinstance(pool, Here):
-            raise KeyboardInterrupt
+        if isinstance(pool, Here) and any(outcome.interrupted for outcome in outcomes):
+            self.interrupts.came = True
+        return lost
 
     def _blame(self, lost: list[list[Point]], alone: bool, pool: Pool) -> None:
         """Of chunks in flight with others each is run again alone; one that was lost alone is halved; a point is counted."""

@@ -14,6 +14,7 @@ import time
 import warnings
 from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ THREADS = (
 )
 
 LARGE = 100_000  # bytes of an experiment that are not sent with each chunk
+PATIENCE = 0.5  # seconds that a cluster is waited for at the end: an interrupt stops within one
 
 
 class Here:
@@ -138,13 +140,27 @@ class Cluster:
         self._connect()
 
     def stop(self) -> None:
-        if self.client.status == "running":
-            self.pool.shutdown(wait=False)
-        self.close()
+        self._leave(self.client.status == "running")
 
     def close(self) -> None:
-        if self.own:
-            self.client.close(timeout=2)
+        self._leave(cancel=False)
+
+    def _leave(self, cancel: bool) -> None:
+        """Have Dask drop what was sent and end a client of our own. A slow scheduler is not waited for, nor are its errors
+        ours: it drops both by itself once this process is gone."""
+
+        def leave() -> None:
+            with suppress(Exception):
+                if cancel:
+                    self.pool.shutdown(wait=False)
+            with suppress(Exception):
+                if self.own:
+                    self.client.close()
+
+        if cancel or self.own:
+            leaving = threading.Thread(target=leave, daemon=True)
+            leaving.start()
+            leaving.join(timeout=PATIENCE)
 
     def _connect(self) -> None:
         self.pool = self.client.get_executor(pure=False)

@@ -105,7 +105,7 @@ class Store:
         part.frame, part.file = back, str(path)
         self.parts.append(part)
         self.names.update(part.names)
-        self._seen.add(path.name)  # last: after an interrupt before this, `refresh` reads it
+        self._seen.add(path.name)
 
 
 def studies(store: str | os.PathLike[str]) -> list[Store]:

@@ -220,6 +220,22 @@ def test_a_table_of_contents_without_a_root_page_is_refused(book, capsys, conten
     assert line.startswith(f"{book / 'book' / '_toc.yml'} must be a mapping with a page called `root`, got")
 
 
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("chapters: 5", "a list of entries below `chapters`, got 5"),
+        ("chapters: {file: part/a}", "a list of entries below `chapters`, got {'file'"),
+        ("parts: [{caption: a, chapters: [part/a]}]", "a list of entries below `chapters`, got ['part/a']"),
+        ("chapters: [{file: [part/a]}]", "a page after `file`, got ['part/a']"),
+    ],
+)
+def test_a_table_of_contents_of_another_form_is_refused(book, capsys, content, expected):
+    (book / "book" / "_toc.yml").write_text(f"root: index\n{content}\n")
+    assert call(book, "run") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{book / 'book' / '_toc.yml'} must ") and expected in line
+
+
 @pytest.mark.parametrize("name", ["_toc.yml", "part/a.md", "claims.yml"])
 def test_a_byte_order_mark_changes_nothing(book, name):
     if name == "claims.yml":

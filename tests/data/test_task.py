@@ -66,6 +66,12 @@ def test_to_leaves_no_tensor_behind() -> None:
     assert here.x_train.device.type == "cpu" and there.extra["names"] == ["a"]
 
 
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:99", 3.5, None])
+def test_to_names_a_device_that_is_none(device: object) -> None:
+    with pytest.raises(ValueError, match="device must be one that torch can use here, got"):
+        task().to(device)  # type: ignore[arg-type]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_to_moves_to_a_gpu() -> None:
     there = task(groups=torch.tensor([0, 0, 1]), extra={"clean": torch.ones(4, dtype=torch.bool)}).to("cuda")

@@ -236,6 +236,16 @@ class TestFile:
         with pytest.raises(ValueError, match=f"{path}"):
             Fleet.load(path)
 
+    def test_with_a_single_wrong_bit_is_refused(self, tmp_path: Path) -> None:
+        """The format has no checksum: other weights would be loaded without a word."""
+        path = tmp_path / "fleet"
+        train(make_task(3), Recipe.hard(), seeds=2, hidden=(5,), epochs=1).save(path)
+        whole = path.read_bytes()
+        for at in range(20, len(whole), len(whole) // 60):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+            with pytest.raises(ValueError, match=f"{path}"):
+                Fleet.load(path)
+
     def test_that_is_not_there_is_not_found(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             Fleet.load(tmp_path / "none")

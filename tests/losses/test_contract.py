@@ -534,6 +534,21 @@ def test_weights_of_dkd_belong_to_examples(argument):
         losses.dkd_loss(Z, V, Y, **{argument: torch.ones(3, 1)})
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, "1", None, True])
+@pytest.mark.parametrize(
+    ("loss", "argument"),
+    [
+        (losses.dkd_loss, "target_weight"),
+        (losses.dkd_loss, "other_weight"),
+        (losses.dist_loss, "inter_weight"),
+        (losses.dist_loss, "intra_weight"),
+    ],
+)
+def test_the_weight_of_a_term_is_a_number(loss, argument, value):
+    with pytest.raises(ValueError, match=f"{argument} must be a finite number of at least 0, got {value!r}"):
+        loss(Z, V, Y, **{argument: value})
+
+
 def test_the_helpers_refuse_the_same():
     for f in (lambda T: soften(Z, T), lambda T: soft_cross_entropy(Z, soften(V), T)):
         with pytest.raises(ValueError, match=r"temperature .*\(3,\), got \(3, 1\)"):

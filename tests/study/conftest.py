@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,6 +82,29 @@ def script(tmp_path: Path) -> Iterator[Callable[..., Script]]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(one.process.pid, signal.SIGKILL)
         one.process.communicate()
+
+
+@pytest.fixture
+def stopwatch() -> Iterator[Callable[[], float]]:
+    """Seconds since the last call, less those for which the machine, busy with others, let a thread of ours wait."""
+    ended, held, began = threading.Event(), [0.0], [time.monotonic()]
+
+    def sleep() -> None:
+        while not ended.is_set():
+            before = time.monotonic()
+            time.sleep(0.01)
+            held[0] += max(0.0, time.monotonic() - before - 0.011)
+
+    def read() -> float:
+        took = time.monotonic() - began[0] - held[0]
+        began[0], held[0] = time.monotonic(), 0.0
+        return took
+
+    watching = threading.Thread(target=sleep)
+    watching.start()
+    yield read
+    ended.set()
+    watching.join()
 
 
 @pytest.fixture

@@ -20,6 +20,11 @@ distributed = pytest.importorskip("distributed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Dask's own, about ports and about workers that it starts anew
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture
 def address(script: Any, until: Any) -> Callable[..., Any]:
     """Start a scheduler or a worker as a process of its own at a free port."""
@@ -32,6 +37,7 @@ def address(script: Any, until: Any) -> Callable[..., Any]:
             one = script(
                 "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"
             )
+            until(lambda: one.process.poll() is not None or listens(port), timeout=120)
         else:
             one = script(
                 "-m", "distributed.cli.dask_worker", start.url, "--nthreads", "1", "--no-dashboard", "--no-nanny"
@@ -181,7 +187,7 @@ if __name__ == "__main__":
 
 
 def test_an_interrupt_stops_within_a_second_and_leaves_the_cluster_free(
-    address: Any, script: Any, until: Any, tmp_path: Path
+    address: Any, script: Any, until: Any, stopwatch: Any, tmp_path: Path
 ) -> None:
     """The client gets Ctrl-C; scheduler and worker live on, drop what was queued, and serve the next study."""
     import threading
@@ -189,13 +195,16 @@ def test_an_interrupt_stops_within_a_second_and_leaves_the_cluster_free(
     _ = [address("scheduler"), address("worker")]
     (tmp_path / "program.py").write_text(CLUSTER_PROGRAM.replace("ADDRESS", address.url))
     running = script("program.py")
-    until(lambda: len(list(tmp_path.glob("store/*/part-*.parquet"))) >= 2)
-    start = time.monotonic()
+    until(
+        lambda: len(list(tmp_path.glob("store/*/part-*.parquet"))) >= 2 or running.process.poll() is not None,
+        timeout=240,
+    )
+    stopwatch()
     os.kill(running.process.pid, signal.SIGINT)
-    patience = threading.Timer(20, running.process.kill)
+    patience = threading.Timer(60, running.process.kill)
     patience.start()
     said = running.process.stdout.readline()
-    took = time.monotonic() - start
+    took = stopwatch()
     patience.cancel()
     if not said:
         pytest.fail(f"not stopped after {took:.0f} s: {running.end()}")
