@@ -139,9 +139,6 @@ CELLS_TO_MEND = {
     "start/how-to-read",
     "foundations/distillation",
     "levels/domain",
-    "levels/teachers",
-    "levels/settings",
-    "levels/museum",
 }
 
 

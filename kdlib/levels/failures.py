@@ -192,12 +192,12 @@ def gain(frame: pd.DataFrame, better: str, worse: str = "hard labels", at: str =
 
 
 def contrasts(frame: pd.DataFrame, pairs: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
-    """Named pairs (better, worse) in points: chosen, with its 95 % interval from .. to, usual and longest (`at_lengths`)."""
+    """Named pairs (better, worse) in points: chosen, with an interval of 95 % by itself, usual and longest (`at_lengths`)."""
     rows = {
         name: [*claims.interval(gain(frame, *pair)), *(gain(frame, *pair, at).mean() for at in ("usual", "longest"))]
         for name, pair in pairs.items()
     }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["chosen", "from", "to", "usual", "longest"])
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["chosen", "from (95 %)", "to", "usual", "longest"])
 
 
 def _factors(recipe: Recipe, labels: Tensor, student_logits: Tensor) -> Tensor:

@@ -216,6 +216,16 @@ EXHIBITS = tuple(
 )
 
 
+def rooms() -> list[tuple[int | None, tuple[tuple[str, Any], ...]]]:
+    """Every loop of the museum as (bug, settings of `buggy_run`): each exhibit, and each control once, as bug None."""
+    return list(dict.fromkeys((bug, e.settings) for e in EXHIBITS for bug in (None, e.number)))
+
+
+def label(bug: int | None, settings: tuple[tuple[str, Any], ...] = ()) -> str:
+    """The name of a loop: "3", or "0, temperature 0.05" for the correct one under settings."""
+    return ", ".join([str(bug or 0), *(f"{name.replace('_', ' ')} {value:g}" for name, value in settings)])
+
+
 def audit(loss: Loss = kd_loss, run: Run = buggy_run) -> pd.DataFrame:
     """Run the thirteen checks on a loss and a loop: columns number, bug, check, passed, message. Bring your own.
 

@@ -30,6 +30,8 @@ KEYS = {
     "lengths": ["world", "seed", "recipe", "temperature", "epochs"],
     "multiverse": ["world", "variation", "seed", "recipe"],
     "image_ladder": ["where", "seed", "recipe", "temperature", "steps"],
+    "failures": ["where", "seed", "recipe", "epochs"],
+    "museum": ["seed", "recipe", "epoch"],
 }
 SCORES = ["accuracy", "nll", "ece", "confidence", "logit_norm", "val_accuracy", "val_nll", "teacher"]
 TOLERANCE = dict.fromkeys(SCORES, 0.002) | {"accuracy": 0.0035, "logit_norm": 0.006, "teacher": 0.0035, "ece": 0.0025}
@@ -68,7 +70,7 @@ def differences(name: str, anew: pd.DataFrame, against: pd.DataFrame | None = No
     assert anew.dtypes.tolist() == known.dtypes.tolist()
     both = anew.merge(known.reset_index(), on=KEYS[name], how="left", suffixes=("", " shipped"), validate="1:1")
     assert both["index"].notna().all() and both["index"].is_monotonic_increasing
-    scores = [score for score in SCORES if score in anew]
+    scores = [score for score in SCORES if score in anew and anew[score].notna().all()]
     return pd.DataFrame({score: (both[score] - both[f"{score} shipped"]).abs() for score in scores})
 
 
@@ -108,6 +110,49 @@ def test_rows_of_multiverse_trained_anew_are_the_same(world: str, variation: str
 def test_a_point_that_multiverse_lacks_diverges() -> None:
     with pytest.raises(FloatingPointError, match=r"training diverged: student .*'hard labels'"):
         program("multiverse").experiment("digits", "combination 5", 0)
+
+
+@pytest.mark.parametrize("where", ["F", "H", "S", "digits"])
+def test_rows_of_failures_trained_anew_are_the_same(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = program("failures")
+    shortest = module.LENGTHS[where][0]
+    monkeypatch.setattr(module, "LENGTHS", {where: (shortest,)})
+    anew = trained_anew(module, [{"where": where, "seed": seed} for seed in (3, 14)], tmp_path)
+    apart = differences("failures", anew)
+    assert len(apart) == 2 * {"F": 6, "H": 26, "S": 13, "digits": 14}[where]
+    allowed = tolerance({"digits": "F"}.get(where, where), apart)
+    assert (apart <= allowed).all(axis=None), apart.max()
+    known = table("failures")
+    both = anew.merge(known, on=KEYS["failures"], suffixes=("", " shipped"))
+    for read in (
+        "universe",
+        "domain",
+        "confidence",
+        "shape",
+        "w low",
+        "w",
+        "w high",
+        "teacher right",
+        "teacher spread",
+    ):
+        off = (both[read] - both[f"{read} shipped"]).abs()
+        assert (off.isna() == (both["recipe"].eq("hard labels") | both[read].isna())).all() and off.max() < 0.02, read
+    other = differences("failures", anew[anew["seed"] == 3], known.assign(seed=known["seed"] - 1))
+    assert (other > allowed).any(axis=1).all()
+
+
+def test_rows_of_museum_trained_anew_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = program("museum")
+    monkeypatch.setattr(module, "EPOCHS", (1, 2, 3))
+    anew = trained_anew(module, [{"seed": seed} for seed in (3, 14)], tmp_path)
+    apart = differences("museum", anew)
+    assert len(apart) == 2 * 3 * 16
+    assert (apart <= [0.004, 0.005]).all(axis=None), apart.max()
+    known = table("museum")
+    other = differences("museum", anew.iloc[:48], known.assign(seed=known["seed"] - 1))
+    assert (other > [0.004, 0.005]).any(axis=1).mean() > 0.9
 
 
 def need(where: str) -> None:
@@ -176,7 +221,10 @@ def test_a_table_holds_the_points_of_its_grid_in_order() -> None:
         assert set(never["world"]) == {"F"} and set(never["seed"]) == {13} and len(never) == 31
 
 
-@pytest.mark.parametrize(("name", "count"), [("lengths", 180), ("multiverse", 55 * 55), ("image_ladder", 37)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("lengths", 180), ("multiverse", 55 * 55), ("image_ladder", 37), ("failures", 160), ("museum", 20)],
+)
 def test_the_command_of_a_table_is_a_study(name: str, count: int, tmp_path: Path, capsys: Any) -> None:
     assert main(["study", str(DATA / f"{name}.py"), "--store", str(tmp_path), "--status"]) == 0
     assert f"0 of {count} points done" in capsys.readouterr().out

@@ -160,7 +160,7 @@ def test_lengths_and_contrasts_of_a_planted_frame():
         assert failures.gain(frame, "KD", at=at) == pytest.approx([points] * 3)
     table = failures.contrasts(frame, {"both": ("KD", "hard labels"), "back": ("hard labels", "KD")})
     assert table.loc["both", ["chosen", "usual", "longest"]].to_numpy() == pytest.approx([10, -5, 20])
-    assert table.loc["back", "chosen"] == pytest.approx(-10) and list(table.columns)[1:3] == ["from", "to"]
+    assert table.loc["back", "chosen"] == pytest.approx(-10) and list(table.columns)[1:3] == ["from (95 %)", "to"]
 
 
 def test_where_each_example_rests_w_is_nothing():

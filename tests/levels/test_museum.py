@@ -202,6 +202,15 @@ def test_every_exhibit_shows_its_switch():
     assert museum.EXHIBITS[5].planted == "if bug == 6:\n    t_squared = not t_squared  # the flag means its opposite"
 
 
+def test_every_exhibit_has_a_loop_and_its_control_once():
+    rooms = museum.rooms()
+    assert len(rooms) == len(set(rooms)) == 16  # thirteen bugs, the correct loop, and two controls under settings
+    for exhibit in museum.EXHIBITS:
+        assert (exhibit.number, exhibit.settings) in rooms and (None, exhibit.settings) in rooms
+    names = [museum.label(*room) for room in rooms]
+    assert len(set(names)) == 16 and {"0", "3", "0, temperature 0.05", "12, missing classes 5"} <= set(names)
+
+
 @pytest.mark.parametrize("missing", [-1, 8, 1.5])
 def test_impossible_numbers_of_missing_classes_are_named(stage, missing):
     with pytest.raises(ValueError, match="missing_classes"):
