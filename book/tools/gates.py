@@ -134,14 +134,6 @@ def words_in(notebook: NotebookNode) -> int:
     return sum(len(WORD.findall(text)) for text in texts)
 
 
-# Pages whose cells were written before this gate and are still to be folded or wrapped (26 November 2026). Only shrinks.
-CELLS_TO_MEND = {
-    "start/how-to-read",
-    "foundations/distillation",
-    "levels/domain",
-}
-
-
 def shape_faults(name: str, notebook: NotebookNode) -> list[str]:
     """A page too long to read, with too many verdicts, or with code that does not fit it or is folded without a word.
 
@@ -152,7 +144,7 @@ def shape_faults(name: str, notebook: NotebookNode) -> list[str]:
         faults.append(f"has {words} words, at most {WORDS} are a page")
     if (verdicts := sum(len(o.get("data", {}).get(CLAIMS_MIME, [])) for *_, o in _outputs(notebook))) > VERDICTS:
         faults.append(f"gives {verdicts} verdicts, at most {VERDICTS} are a page")
-    for number, cell in enumerate(notebook.cells if name not in CELLS_TO_MEND else []):
+    for number, cell in enumerate(notebook.cells):
         tags = set(cell.metadata.get("tags", []))
         if cell.cell_type != "code" or tags & UNSEEN:
             continue
