@@ -32,6 +32,8 @@ KEYS = {
     "image_ladder": ["where", "seed", "recipe", "temperature", "steps"],
     "failures": ["where", "seed", "recipe", "epochs"],
     "museum": ["seed", "recipe", "epoch"],
+    "losses": ["world", "seed", "recipe", "temperature", "alpha", "target_weight", "other_weight", "epochs"],
+    "partial": ["world", "seed", "recipe", "temperature", "epochs"],
 }
 SCORES = ["accuracy", "nll", "ece", "confidence", "logit_norm", "val_accuracy", "val_nll", "teacher"]
 TOLERANCE = dict.fromkeys(SCORES, 0.002) | {"accuracy": 0.0035, "logit_norm": 0.006, "teacher": 0.0035, "ece": 0.0025}
@@ -153,6 +155,35 @@ def test_rows_of_museum_trained_anew_are_the_same(tmp_path: Path, monkeypatch: p
     known = table("museum")
     other = differences("museum", anew.iloc[:48], known.assign(seed=known["seed"] - 1))
     assert (other > [0.004, 0.005]).any(axis=1).mean() > 0.9
+
+
+@pytest.mark.parametrize("world", ["H"])
+def test_rows_of_losses_trained_anew_are_the_same(world: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = program("losses")
+    monkeypatch.setattr(module, "LENGTHS", {world: module.LENGTHS[world][:1]})
+    asked = [{"seed": 3, "world": world}]
+    terms = dict.fromkeys(module.KNOBS, 2)  # weights of the terms alone are measured at the teacher
+    anew, known = trained_anew(module, asked, tmp_path).round(terms), table("losses").round(terms)
+    apart = differences("losses", anew, known)
+    assert len(apart) == 23
+    assert (apart <= tolerance(world, apart)).all(axis=None), apart.max()
+    known["seed"] -= 1  # as if they were seed 4's; the weights are that seed's own
+    whole = anew[~anew["recipe"].str.endswith("only")]
+    other = differences("losses", whole, known)
+    assert (other > tolerance(world, other)).any(axis=1).all()
+
+
+@pytest.mark.parametrize("world", ["F", "H", "S"])
+def test_rows_of_partial_trained_anew_are_the_same(world: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = program("partial")
+    monkeypatch.setattr(module, "LENGTHS", (0.25,))
+    anew = trained_anew(module, [{"seed": seed, "world": world} for seed in (2, 4)], tmp_path)
+    apart = differences("partial", anew)
+    assert len(apart) == 2 * 6
+    assert (apart <= tolerance(world, apart)).all(axis=None), apart.max()
+    known = table("partial")
+    other = differences("partial", anew[anew["seed"] == 2], known.assign(seed=known["seed"] - 1))
+    assert (other > tolerance(world, other)).any(axis=1).all()
 
 
 def need(where: str) -> None:
