@@ -26,7 +26,8 @@ test: lint book ## everything CI runs that needs no system package; says what it
 
 # Unit tests alone, in an environment of their own. Old packages warn of each other, so warnings are no errors here.
 UNIT = -m pytest -o filterwarnings=default tests --ignore=tests/book --ignore=tests/browser --ignore=tests/benchmarks
-OLDEST = import tomllib; print(*(line.replace(">=", "==") for line in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]), sep="\n")
+OLDEST = import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+  print(*(line.replace(">=", "==") for line in project["dependencies"] + project["optional-dependencies"]["cluster"]), sep="\n")
 
 lowest: ## the unit tests with the oldest versions that pyproject.toml allows (LOWEST=python3.11)
 	@$(LOWEST) -m venv --clear _build/lowest
