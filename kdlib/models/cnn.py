@@ -110,7 +110,7 @@ class ConvTape:
         self.parameter.grad = torch.zeros_like(self.parameter)
         self.layers = [model.layers(rows) for rows in self.parameter.data.split(1)]
         self.grads = [model.layers(rows) for rows in self.parameter.grad.split(1)]
-        self.kept: list[tuple[list[Passed], Tensor]] = []
+        self.kept: list[tuple[list[_Passed], Tensor]] = []
 
     def store(self) -> None:
         """Put the gradients where the model has its own; the weights are the model's already."""
@@ -128,7 +128,7 @@ class ConvTape:
         for layers, own in zip(self.layers, x, strict=True):
             *convolutions, (w_out, b_out) = layers
             filters = [(_channels_last(w[0]), b.view(-1)) for w, b in convolutions]
-            passed = [Passed(part, filters) for part in _channels_last(own).split(-(-len(own) // pieces))]
+            passed = [_Passed(part, filters) for part in _channels_last(own).split(-(-len(own) // pieces))]
             feature = torch.cat([part.feature for part in passed])  # (B, C)
             self.kept.append((passed, feature))
             logits.append(torch.addmm(b_out.view(-1), feature, w_out[0].T).T)
@@ -147,7 +147,7 @@ class ConvTape:
         self.kept = []
 
 
-class Passed:
+class _Passed:
     """A piece (B, C, H, W) of a student's batch that went through its `filters`, with what the way back needs."""
 
     def __init__(self, x: Tensor, filters: list[tuple[Tensor, Tensor]]) -> None:
@@ -156,7 +156,9 @@ class Passed:
         for k, (w, b) in enumerate(filters):
             out = F.conv2d(h, w, b, padding=1)
             # pooled first, so that the ReLU has a quarter to do
-            pooled, place = (out, None) if k == len(filters) - 1 else torch.ops.aten.max_pool2d_with_indices(out, [2, 2])
+            pooled, place = (
+                (out, None) if k == len(filters) - 1 else torch.ops.aten.max_pool2d_with_indices(out, [2, 2])
+            )
             self.steps.append((h, out, place))
             h = pooled.relu_()
         self.last, self.feature = h, h.mean((2, 3))  # (B, C)
@@ -166,7 +168,9 @@ class Passed:
         spread = (d_feature / self.last[0, 0].numel())[:, :, None, None].expand(self.last.shape)
         d, h, found = spread.contiguous(memory_format=torch.channels_last), self.last, []
         for (x, out, place), (w, _) in zip(reversed(self.steps), reversed(self.filters), strict=True):
-            d = torch.ops.aten.threshold_backward(d, h, 0)  # where the ReLU was shut its output is 0, and so is the gradient
+            d = torch.ops.aten.threshold_backward(
+                d, h, 0
+            )  # where the ReLU was shut its output is 0, and so is the gradient
             if place is not None:
                 d = torch.ops.aten.max_pool2d_with_indices_backward(d, out, [2, 2], [], [0, 0], [1, 1], False, place)
             wanted = [x is not self.steps[0][0], True, True]
