@@ -87,7 +87,7 @@ def _pull_back(
     moved = (flat.detach() - how[0] * g).requires_grad_()
     quiz = cross_entropy(student.apply(moved, quiz_x), quiz_y).mean(-1)  # (F,)
     (u,) = torch.autograd.grad(quiz.sum(), moved)
-    z, dz = torch.func.jvp(lambda theta: student.apply(theta, x), (flat.detach(),), (u,))  # (F, B, K) both  # type: ignore[misc]
+    z, dz, *_ = torch.func.jvp(lambda theta: student.apply(theta, x), (flat.detach(),), (u,))  # (F, B, K)
     p = soften(v.detach(), how[1])
     upstream = how[0] * how[2] / x.shape[1] * p * (dz - (p * dz).sum(-1, keepdim=True))
     return _Lesson(torch.autograd.grad(v, mother, upstream)[0], quiz.detach(), g, z.detach())
