@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from kdlib import _lazy
-from kdlib.data.shipped import shipped  # here at once: the module has the function's name and would take its place
+from kdlib.data.multiview import multiview  # here at once: the module has the function's name and would take its place
+from kdlib.data.shipped import shipped  # likewise
 from kdlib.data.task import Task
 from kdlib.data.worlds import STUDENT, TEACHER, world
 
@@ -20,6 +21,7 @@ __all__ = [
     "cifar100",
     "digits",
     "fashion_mnist",
+    "multiview",
     "shipped",
     "stored_logits",
     "world",
