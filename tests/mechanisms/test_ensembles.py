@@ -215,7 +215,10 @@ def test_a_network_learns_one_view_and_an_ensemble_has_both(task: Task) -> None:
         (lambda t: ensembles.views_known(NET([0]), t, share=2.0), "share must be a number in"),
         (lambda t: ensembles.views_known(NET([0]), data.world("F", n_test=5)), "task must be one that data.multiview"),
         (lambda t: ensembles.errors(torch.zeros(2, 3, 5), t), "logits must have shape"),
-        (lambda t: fit(t, 3, NET, on_labels(t, members=2), epochs=1, coupled=2, **descent(t, 2)), "coupled must divide"),
+        (
+            lambda t: fit(t, 3, NET, on_labels(t, members=2), epochs=1, coupled=2, **descent(t, 2)),
+            "coupled must divide",
+        ),
     ],
 )
 def test_bad_input_is_named(task: Task, call: Any, message: str) -> None:
