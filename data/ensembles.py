@@ -43,7 +43,7 @@ DATA: dict[str, dict[str, Any]] = {
 }
 LONG = {"A": 850, "A, own features alone": 850, "B": 500}  # steps of every student and of its control
 NETS = 20
-STUDENTS = {"A": 12, "A, own features alone": 8, "B": 6}
+STUDENTS = {"A": 12, "A, own features alone": 6, "B": 4}
 grid = {"draw": range(10, 20), "setting": ["A", "A, own features alone", "A, changed", "B"]}
 
 
@@ -137,8 +137,8 @@ def together(task: Task, nets: Fleet) -> list[pd.DataFrame]:
 
 
 def changed(draw: int) -> list[pd.DataFrame]:
-    """Networks on labels with one thing changed, twenty of each."""
-    task, frames, some = data.multiview(draw), [], range(20)
+    """Networks on labels with one thing changed, ten of each."""
+    task, frames, some = data.multiview(draw), [], range(10)
     for width in (8, 16, 32, 64):
         frames.append(trained(f"width {width}", learn(task, some, on_labels(task, STOP), 400, width=width), task))
     for name, how in {

@@ -29,18 +29,17 @@ class _SmoothedReLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, exponent: int, knee: float) -> Tensor:
-        bent = z.mul(1 / knee).clamp_(0, 1)
-        slope = torch.ones_like(z) if exponent == 1 else bent
-        for _ in range(exponent - 2):
-            slope = slope * bent
-        ctx.save_for_backward(slope * (z > 0) if exponent == 1 else slope)
-        return torch.relu(z - knee).addcmul_(slope, bent, value=knee / exponent)
+        bent = z.clamp(0, knee)
+        power = bent.pow(exponent - 1) if exponent > 1 else (z > 0).to(z)
+        ctx.save_for_backward(power)
+        ctx.scale = knee ** (1 - exponent)
+        return (z - knee).relu_().addcmul_(power, bent, value=ctx.scale / exponent)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        (slope,) = ctx.saved_tensors
-        return g * slope, None, None
+        (power,) = ctx.saved_tensors
+        return torch.addcmul(power.new_zeros(()), power, g, value=ctx.scale), None, None  # in one pass
 
 
 def smoothed_relu(z: Tensor, exponent: int = 4, knee: float = 0.5) -> Tensor:
@@ -51,7 +50,7 @@ def smoothed_relu(z: Tensor, exponent: int = 4, knee: float = 0.5) -> Tensor:
     """
     _check.positive_int(exponent, "exponent")
     _check.temperature(knee, "knee")
-    return _SmoothedReLU.apply(z, exponent, knee)  # type: ignore[no-any-return, no-untyped-call]
+    return _SmoothedReLU.apply(z, exponent, knee)
 
 
 class MultiViewNet(FleetModel):
@@ -104,7 +103,8 @@ class MultiViewNet(FleetModel):
 
     def _summed(self, h: Tensor, x: Tensor) -> Tensor:
         """Over the neurons of a class and the patches of an image: (F, K m, B P) -> (F, B, K)."""
-        return h.view(len(h), self.classes, self.width, *x.shape[1:3]).sum((2, 4)).mT
+        own = h.view(len(h), self.classes, self.width, -1).sum(2)  # (F, K, B P)
+        return own.view(len(h), self.classes, *x.shape[1:3]).sum(3).mT
 
     def correlations(self, features: Tensor) -> Tensor:
         """Lambda (F, K, views): the largest <w_kr, feature>, or 0, over the neurons of a class; features (K, views, inputs)."""
@@ -192,7 +192,7 @@ def on_labels(task: Task, stop: float = 0.0, targets: Tensor | None = None, memb
 
 
 def on_teacher(task: Task, teacher: Tensor, temperature: float | None = None, alpha: float = 0.5) -> Objective:
-    """Distillation from logits `teacher`, (N, K) for all students or (F, N, K) with a teacher for each.
+    """Distillation from logits `teacher`, (N, K) for all students or (R, N, K): student f has teacher f modulo R.
 
     With a temperature it is `losses.kd_loss`; None is regression on the logits, half their squared distance, no labels.
     Raises ValueError for a teacher of another shape.
@@ -201,7 +201,7 @@ def on_teacher(task: Task, teacher: Tensor, temperature: float | None = None, al
     _check.shape("teacher", rows, (None, len(task.y_train), task.num_classes))
 
     def objective(model: FleetModel, x: Tensor, index: Tensor) -> Tensor:
-        own = model.rows.to(index.device) if len(rows) > 1 else torch.zeros_like(index[:, 0])
+        own = model.rows.to(index.device) % len(rows)
         z, v = model.each(x), rows[own.unsqueeze(1), index]
         if temperature is None:
             return (z - v).square().sum(-1).mean(-1) / 2
@@ -241,4 +241,4 @@ def averaged(fleet: Fleet, size: int) -> Tensor:
 def _features(task: Task) -> Tensor:
     if "features" not in task.extra:
         raise ValueError(f"task must be one that data.multiview made, with its features in `extra`, got {task.name}")
-    return task.extra["features"]  # type: ignore[no-any-return]
+    return task.extra["features"]
