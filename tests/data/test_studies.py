@@ -119,9 +119,9 @@ def need(where: str) -> None:
         pytest.skip(f"{name} is not on this machine")
 
 
-@pytest.mark.parametrize("draw", [11, 14])
+@pytest.mark.parametrize(("draw", "stranger"), [(11, 12), (14, 16)])
 def test_rows_of_ensembles_trained_anew_are_the_same(
-    draw: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    draw: int, stranger: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One student of each kind; a network that crosses a decision somewhere else moves an error by an image of 500 or so."""
     module = program("ensembles")
@@ -132,7 +132,7 @@ def test_rows_of_ensembles_trained_anew_are_the_same(
     assert (apart["single"] <= 0.02).all() and (apart[["multi", "train"]] == 0).all(axis=None), apart.max()
     assert (apart[["views", "lopsided", "foretold"]] <= 0.2 + 1e-6).all(axis=None) and apart["views"].mean() < 0.02
     known = table("ensembles")
-    other = differences("ensembles", anew, known.assign(draw=known["draw"] - 1))
+    other = differences("ensembles", anew, known[known["draw"] == stranger].assign(draw=draw))
     assert other["single"].mean() > 0.02
 
 
@@ -209,7 +209,7 @@ def test_a_table_holds_the_points_of_its_grid_in_order() -> None:
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("lengths", 180), ("multiverse", 55 * 55), ("image_ladder", 37), ("ensembles", 40), ("ensembles_elsewhere", 120)],
+    [("lengths", 180), ("multiverse", 55 * 55), ("image_ladder", 37), ("ensembles", 24), ("ensembles_elsewhere", 52)],
 )
 def test_the_command_of_a_table_is_a_study(name: str, count: int, tmp_path: Path, capsys: Any) -> None:
     assert main(["study", str(DATA / f"{name}.py"), "--store", str(tmp_path), "--status"]) == 0
