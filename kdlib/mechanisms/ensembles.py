@@ -37,7 +37,7 @@ class _SmoothedReLU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
         (power,) = ctx.saved_tensors
         return torch.addcmul(power.new_zeros(()), power, g, value=ctx.scale), None, None  # in one pass
 
