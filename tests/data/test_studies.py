@@ -34,8 +34,11 @@ KEYS = {
     "museum": ["seed", "recipe", "epoch"],
     "losses": ["world", "seed", "recipe", "temperature", "alpha", "target_weight", "other_weight", "epochs"],
     "partial": ["world", "seed", "recipe", "temperature", "epochs"],
+    "ensembles": ["draw", "setting", "recipe", "seed"],
+    "ensembles_elsewhere": ["where", "seed", "recipe"],
 }
 SCORES = ["accuracy", "nll", "ece", "confidence", "logit_norm", "val_accuracy", "val_nll", "teacher"]
+SCORES += ["single", "multi", "train", "views", "lopsided", "foretold"]
 TOLERANCE = dict.fromkeys(SCORES, 0.002) | {"accuracy": 0.0035, "logit_norm": 0.006, "teacher": 0.0035, "ece": 0.0025}
 
 
@@ -192,6 +195,34 @@ def need(where: str) -> None:
         pytest.skip(f"{name} is not on this machine")
 
 
+@pytest.mark.parametrize(("draw", "stranger"), [(11, 12), (14, 16)])
+def test_rows_of_ensembles_trained_anew_are_the_same(
+    draw: int, stranger: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One student of each kind; a network that crosses a decision somewhere else moves an error by an image of 500 or so."""
+    module = program("ensembles")
+    monkeypatch.setitem(module.STUDENTS, "A, own features alone", 1)
+    anew = trained_anew(module, [{"draw": draw, "setting": "A, own features alone"}], tmp_path)
+    apart = differences("ensembles", anew).fillna(0)
+    assert len(apart) == 21 + 10 + 6 + 4 + 2 + 1 + 4
+    assert (apart["single"] <= 0.02).all() and (apart[["multi", "train"]] == 0).all(axis=None), apart.max()
+    assert (apart[["views", "lopsided", "foretold"]] <= 0.2 + 1e-6).all(axis=None) and apart["views"].mean() < 0.02
+    known = table("ensembles")
+    other = differences("ensembles", anew, known[known["draw"] == stranger].assign(draw=draw))
+    assert other["single"].mean() > 0.02
+
+
+@pytest.mark.parametrize("where", ["random features, 30", "mixture, 300"])
+def test_rows_of_ensembles_elsewhere_made_anew_are_the_same(where: str, tmp_path: Path) -> None:
+    anew = trained_anew(program("ensembles_elsewhere"), [{"seed": s, "where": where} for s in (2, 5)], tmp_path)
+    apart = differences("ensembles_elsewhere", anew)
+    assert len(apart) == 10
+    assert (apart["accuracy"] <= 0.004).all(), apart
+    known = table("ensembles_elsewhere")
+    other = differences("ensembles_elsewhere", anew, known.assign(seed=known["seed"] - 1))
+    assert other["accuracy"].mean() > 0.004
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["CIFAR-100, 20 classes", "Fashion-MNIST"])
 def test_rows_of_image_ladder_trained_anew_are_the_same(
@@ -254,7 +285,15 @@ def test_a_table_holds_the_points_of_its_grid_in_order() -> None:
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("lengths", 180), ("multiverse", 55 * 55), ("image_ladder", 37), ("failures", 160), ("museum", 20)],
+    [
+        ("lengths", 180),
+        ("multiverse", 55 * 55),
+        ("image_ladder", 37),
+        ("failures", 160),
+        ("museum", 20),
+        ("ensembles", 24),
+        ("ensembles_elsewhere", 52),
+    ],
 )
 def test_the_command_of_a_table_is_a_study(name: str, count: int, tmp_path: Path, capsys: Any) -> None:
     assert main(["study", str(DATA / f"{name}.py"), "--store", str(tmp_path), "--status"]) == 0
