@@ -69,8 +69,8 @@ def learn(task: Task, seeds: Any, objective: Any, steps: int, stop: float = STOP
 def rows(recipe: str, z: Tensor, z_train: Tensor, task: Task, fleet: Fleet | None = None) -> pd.DataFrame:
     """Errors of logits z (F, M, K) on the test set and z_train on the training set; what a fleet's networks know."""
     frame = errors(z, task).assign(recipe=recipe, seed=range(len(z)))
-    frame["train"] = (z_train.argmax(-1) != task.y_train).double().mean(1)
-    frame["loss"] = cross_entropy(z_train, task.y_train.expand(z_train.shape[:2])).mean(-1)
+    frame["train"] = (z_train.argmax(-1) != task.y_train).double().mean(1).numpy()
+    frame["loss"] = cross_entropy(z_train, task.y_train.expand(z_train.shape[:2])).mean(-1).numpy()
     blank = torch.full((len(z),), torch.nan)
     views = lopsided = foretold = blank
     if fleet is not None:
@@ -82,7 +82,7 @@ def rows(recipe: str, z: Tensor, z_train: Tensor, task: Task, fleet: Fleet | Non
         low, high = end.aminmax(dim=2)
         lopsided = (high > 3 * low).double().mean(1)  # share of classes
         foretold = (begun.argmax(2) == end.argmax(2)).double().mean(1)
-    return frame.assign(views=views, lopsided=lopsided, foretold=foretold)
+    return frame.assign(views=views.numpy(), lopsided=lopsided.numpy(), foretold=foretold.numpy())
 
 
 def trained(recipe: str, fleet: Fleet, task: Task) -> pd.DataFrame:

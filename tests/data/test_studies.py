@@ -214,7 +214,7 @@ def test_rows_of_ensembles_trained_anew_are_the_same(
 
 @pytest.mark.parametrize("where", ["random features, 30", "mixture, 300"])
 def test_rows_of_ensembles_elsewhere_made_anew_are_the_same(where: str, tmp_path: Path) -> None:
-    anew = trained_anew(program("ensembles_elsewhere"), [{"seed": s, "where": where} for s in (2, 5)], tmp_path)
+    anew = trained_anew(program("ensembles_elsewhere"), [{"where": where, "seed": s} for s in (2, 5)], tmp_path)
     apart = differences("ensembles_elsewhere", anew)
     assert len(apart) == 10
     assert (apart["accuracy"] <= 0.004).all(), apart
