@@ -78,7 +78,9 @@ def differences(name: str, anew: pd.DataFrame, against: pd.DataFrame | None = No
     scores = [score for score in SCORES if score in anew and anew[score].notna().any()]
     apart = pd.DataFrame({score: (both[score] - both[f"{score} shipped"]).abs() for score in scores})
     # what a kind of row does not have, it has not in the table either
-    assert all((anew[score].isna() == both[f"{score} shipped"].isna()).all() for score in scores) or against is not None
+    assert against is not None or (anew[scores].isna().to_numpy() == both[[f"{s} shipped" for s in scores]].isna()).all(
+        axis=None
+    )
     return apart
 
 
