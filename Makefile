@@ -44,7 +44,7 @@ lab: $(READY) ## open JupyterLab on the chapters
 	@$(RUN) -m book.tools lab
 
 bench: $(READY) ## measure the fleet against ordinary training
-	@$(RUN) -m pytest tests/benchmarks --benchmark-enable --benchmark-only
+	@$(RUN) -m pytest tests/benchmarks --benchmark-enable
 
 mutants: $(READY) ## plant small slips in losses, levels and claims, and count those that a test notices
 	@$(RUN) tests/mutants.py
