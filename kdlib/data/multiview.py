@@ -91,31 +91,38 @@ def multiview(
     generator = _seeds.stream(seed, "multi-view")
     basis = torch.eye(dimension, device="cpu", dtype=torch.float32)
     if rotated:
-        basis = torch.linalg.qr(torch.randn(dimension, dimension, generator=generator, dtype=torch.float64)).Q.T.float()
+        basis = torch.linalg.qr(
+            torch.randn(dimension, dimension, generator=generator, dtype=torch.float64, device="cpu")
+        ).Q.T.float()
     features, rest = basis[: classes * views], basis[classes * views :]
 
     def uniform(pair: Range, *shape: int) -> Tensor:
-        return pair[0] + (pair[1] - pair[0]) * torch.rand(*shape, generator=generator, dtype=torch.float32)
+        return pair[0] + (pair[1] - pair[0]) * torch.rand(
+            *shape, generator=generator, dtype=torch.float32, device="cpu"
+        )
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")
 
     def draw(n: int, share: float, others: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        y = torch.randint(0, classes, (n,), generator=generator)
-        single = torch.zeros(n, dtype=torch.bool)
-        single[torch.randperm(n, generator=generator)[: round(share * n)]] = True
-        view = torch.randint(0, views, (n,), generator=generator).masked_fill(~single, ALL)
-        mine = y[:, None] * views + torch.arange(views)  # (n, views), numbers of the class's own features
-        faint = single[:, None] & (torch.arange(views) != view[:, None])
+        y = torch.randint(0, classes, (n,), generator=generator, device="cpu")
+        single = torch.zeros(n, dtype=torch.bool, device="cpu")
+        single[torch.randperm(n, generator=generator, device="cpu")[: round(share * n)]] = True
+        view = torch.randint(0, views, (n,), generator=generator, device="cpu").masked_fill(~single, ALL)
+        mine = y[:, None] * views + torch.arange(views, device="cpu")  # (n, views), numbers of the class's own features
+        faint = single[:, None] & (torch.arange(views, device="cpu") != view[:, None])
         strength = torch.where(faint, uniform(hidden, n, views), uniform(own, n, views))
         # The others: the first of a random order of all features, the class's own put last.
-        order = torch.rand(n, classes * views, generator=generator).scatter(1, mine, 2.0).argsort(1)[:, :others]
+        order = uniform((0.0, 1.0), n, classes * views).scatter(1, mine, 2.0).argsort(1)[:, :others]
         weak = torch.where(single[:, None], uniform(other_single, n, others), uniform(other, n, others))
         shown, strengths = torch.cat([mine, order], 1), torch.cat([strength, weak], 1)  # (n, views + others)
         x = rest.new_zeros(n, patches, dimension)
-        place = torch.rand(n, patches, generator=generator).argsort(1)[:, : views + others]
-        x[torch.arange(n)[:, None], place] = strengths[..., None] * features[shown]
+        place = uniform((0.0, 1.0), n, patches).argsort(1)[:, : views + others]
+        x[torch.arange(n, device="cpu")[:, None], place] = strengths[..., None] * features[shown]
         if len(rest):
-            x += noise / math.sqrt(len(rest)) * (torch.randn(n, patches, len(rest), generator=generator) @ rest)
+            x += noise / math.sqrt(len(rest)) * (normal(n, patches, len(rest)) @ rest)
         if noise_inside:
-            x += noise_inside * (torch.randn(n, patches, len(features), generator=generator) @ features)
+            x += noise_inside * (normal(n, patches, len(features)) @ features)
         table = x.new_zeros(n, classes * views).scatter(1, shown, strengths).view(n, classes, views)
         return x, y, single, view, table
 

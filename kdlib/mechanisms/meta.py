@@ -162,7 +162,7 @@ def train(
     for step in range(1, steps + 1):
         index = next(orders)
         bx, by = _rows(x, index), _rows(y, index)
-        quiz = before = after = torch.full((len(x),), torch.nan, dtype=x.dtype)
+        quiz = before = after = torch.full((len(x),), torch.nan, dtype=x.dtype, device=x.device)
         v, lesson = None, None
         if teacher is not None:
             with torch.set_grad_enabled(mothers is not None and step > first):
@@ -204,15 +204,15 @@ class Table(FleetModel):
 
 def _rows(table: Tensor, index: Tensor) -> Tensor:
     """Rows index (F, B) of each student's own table (F, N, ...): (F, B, ...)."""
-    return table[torch.arange(len(table)).unsqueeze(1), index]
+    return table[torch.arange(len(table), device=table.device).unsqueeze(1), index]
 
 
 def _orders(model: FleetModel, n: int, size: int, purpose: str) -> Iterator[Tensor]:
     """Batches (F, size) without end, each student in the order of its seed, drawn anew every epoch."""
     generators = {seed: _seeds.stream(seed, purpose) for seed in model.seeds}
     while True:
-        drawn = {seed: torch.randperm(n, generator=g) for seed, g in generators.items()}
-        yield from torch.stack([drawn[seed] for seed in model.seeds]).split(size, 1)
+        drawn = {seed: torch.randperm(n, generator=g, device="cpu") for seed, g in generators.items()}
+        yield from torch.stack([drawn[seed] for seed in model.seeds]).to(model.flat.device).split(size, 1)
 
 
 def _pilot(rate: float, temperature: float, alpha: float) -> Pilot:
