@@ -145,7 +145,9 @@ def _result(experiment: Experiment, point: Point) -> Result:
     frame, arrays = made if isinstance(made, tuple) and len(made) == 2 else (made, {})
     if not isinstance(frame, pd.DataFrame):
         raise ValueError(f"the experiment must return a DataFrame, got {type(frame).__name__}")
-    if not isinstance(frame.index, pd.RangeIndex) or frame.index.name is not None:
+    if frame.index.name is not None or not frame.index.equals(
+        pd.RangeIndex(len(frame))
+    ):  # also 1, 2, 3 of a filtered frame
         frame = frame.reset_index(drop=all(name is None for name in frame.index.names))
     columns = list(frame.columns)
     if len(set(columns)) < len(columns) or not all(isinstance(name, str) for name in columns):

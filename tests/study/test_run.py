@@ -98,6 +98,19 @@ def test_the_result_is_the_same_to_the_last_bit_wherever_it_is_computed(local_cl
         pd.testing.assert_frame_equal(frame, once, check_exact=True, obj=name)
 
 
+@pytest.mark.parametrize("rows", [slice(1, None), slice(None, None, 2), slice(3, 1, -1)])
+@pytest.mark.parametrize("count", [1, 3])
+def test_rows_that_an_experiment_picked_stay_whole(rows: slice, count: int) -> None:
+    """pandas numbers picked neighbours by a range that does not begin at 0: rows must not meet another's labels for it."""
+
+    def experiment(seed: int) -> pd.DataFrame:
+        return pd.DataFrame({"value": [10.0 * seed + i for i in range(4)]}).iloc[rows]
+
+    frame = study.run(experiment, {"seed": range(count)}, processes=1, progress=False)
+    wanted = [(seed, 10.0 * seed + i) for seed in range(count) for i in range(4)[rows]]
+    assert list(frame.itertuples(index=False, name=None)) == wanted
+
+
 def test_columns_of_the_grid_stand_first_and_the_experiments_own_are_kept() -> None:
     def experiment(seed: int, temperatures: tuple[int, ...], loss: Callable[..., Any]) -> pd.DataFrame:
         table = pd.DataFrame({"temperature": temperatures, "seed": -seed, "value": seed})
