@@ -214,9 +214,9 @@ def _waiting(pid: int) -> dict[int, float] | None:
     """Thread -> seconds spent in the queue for a CPU; None where the system does not say (Linux does)."""
     found = {}
     try:
-        for entry in os.scandir(f"/proc/{pid}/task"):
-            with open(f"{entry.path}/schedstat", "rb") as file:
-                found[int(entry.name)] = int(file.read().split()[1]) / 1e9
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/schedstat", "rb") as file:
+                found[int(thread)] = int(file.read().split()[1]) / 1e9
     except (OSError, IndexError, ValueError):
         return found or None
     return found
