@@ -12,12 +12,16 @@ ADOPT_ORPHANS = 36  # Linux's prctl(PR_SET_CHILD_SUBREAPER): a child whose paren
 
 
 def alive(processes: list[psutil.Process]) -> list[str]:
-    """Commands of those still at work; one that has ended but that nobody has asked about yet is not."""
+    """Commands of those still at work; one that has ended but that nobody has asked about yet is not.
+
+    Between the two, for an instant, a process has given up its memory, its command line with it, and is no zombie yet.
+    """
     found = []
     for process in processes:
         with contextlib.suppress(psutil.Error):
-            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(" ".join(process.cmdline())[:200])
+            command = process.cmdline()
+            if command and process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(command)[:200])
     return found
 
 

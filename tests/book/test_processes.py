@@ -103,7 +103,7 @@ def test_an_interrupt_ends_everything_within_a_second(moment, tiny, tmp_path, mo
         assert took < 1, f"{took:.2f} s"
         started = [process for process in seen["started"] if process not in before]
         assert len(started) >= (3 if moment == "cell running" else 2 if moment != "worker starting" else 1)
-        assert alive(started) == []
+        assert gone_within(started, 1 - took), alive(started)
 
 
 STARTER = """import sys
