@@ -182,28 +182,23 @@ def degenerate(exhibit: str, graph: nx.DiGraph, frame: pd.DataFrame, target: str
     return x if exhibit == "copy of a child" else f.mean() + f.std() * (x - x.mean()) / x.std()
 
 
-def on_values(
-    task: Task, targets: Tensor | None = None, noisy: str | None = None, noise: Tensor | None = None, seed: int = 0
-) -> Objective:
+def on_values(task: Task, targets: Tensor | None = None, noise: Tensor | None = None, seed: int = 0) -> Objective:
     """Mean squared error (F,) against `y_train`, or `targets (R, N)`: student f hears row f modulo R.
 
-    Training adds noise of standard deviations `noise (F,)` to the input `noisy`, one draw for all students: who sees a shortcut
-    through much noise learns to do without it. Raises ValueError for targets of another shape, or an input that the task,
-    made by `data.causal_world`, does not have.
+    noise: standard deviations (F, d) of what training adds to the inputs, one draw for all students: who sees a shortcut
+    through much noise learns to do without it. Raises ValueError for targets or noise of another shape.
     """
     table = task.y_train.unsqueeze(0) if targets is None else targets
     _check.shape("targets", table, (None, len(task.y_train)))
-    names = list(task.extra.get("names", ()))
-    if noisy is not None and noisy not in names:
-        raise ValueError(f"noisy must be an input of the task ({', '.join(names)}), got {noisy!r}")
-    stream = _seeds.stream(seed, "noise on an input")
-    drawn = torch.randn(len(task.x_train), generator=stream, dtype=torch.float32, device="cpu")
-    place = torch.tensor([n == noisy for n in names], dtype=torch.float32, device="cpu")  # (d,)
+    if noise is not None:
+        _check.shape("noise", noise, (None, task.x_train.shape[-1]))
+    stream = _seeds.stream(seed, "noise on inputs")
+    drawn = torch.randn(task.x_train.shape, generator=stream, dtype=torch.float32, device="cpu")
 
     def objective(model: FleetModel, x: Tensor, index: Tensor) -> Tensor:
         rows = model.rows.to(index.device)
         if noise is not None:
-            x = x + (noise.to(x)[rows].unsqueeze(1) * drawn.to(x)[index]).unsqueeze(2) * place.to(x)
+            x = x + noise.to(x)[rows].unsqueeze(1) * drawn.to(x)[index]  # (F, B, d)
         return (model.each(x).squeeze(-1) - table[(rows % len(table)).unsqueeze(1), index]).square().mean(-1)
 
     return objective

@@ -192,16 +192,16 @@ def test_another_candidate_changes_the_winner() -> None:
 
 def test_noise_on_a_shortcut_teaches_to_do_without_it() -> None:
     task = data.causal_world(GRAPH, 0, shift={"S": Shift(gain=-1)}, n_test=500)
-    noise = torch.tensor([0.0, 0.0, 10.0, 10.0])
+    noise = torch.tensor([0.0, 0.0, 10.0, 10.0]).unsqueeze(1) * torch.tensor([0.0, 0, 0, 1])
     make = partial(MLP, (4, 1))
-    fleet = fit(task, 4, make, causal.on_values(task, noisy="S", noise=noise), epochs=100, batch_size=64, lr=0.03)
+    fleet = fit(task, 4, make, causal.on_values(task, noise=noise), epochs=100, batch_size=64, lr=0.03)
     on_s = fleet.weights[0][:, 3, 0]
     assert (on_s[:2] > 0.8).all() and (on_s[2:].abs() < 0.2).all()
     assert torch.allclose(
         on_s[2],
-        fit(
-            task, [2], make, causal.on_values(task, noisy="S", noise=noise[2:3]), epochs=100, batch_size=64, lr=0.03
-        ).weights[0][0, 3, 0],
+        fit(task, [2], make, causal.on_values(task, noise=noise[2:3]), epochs=100, batch_size=64, lr=0.03).weights[0][
+            0, 3, 0
+        ],
         atol=1e-5,
     )
     targets = torch.stack([task.x_train[:, 0], -task.x_train[:, 1]])
@@ -256,10 +256,7 @@ SAME = FRAME.assign(B=FRAME["A"] * 2)
             lambda: causal.degenerate("copy of a child", GRAPH, FRAME, "S", F[0]),
             "target must have a child to copy, got 'S'",
         ),
-        (
-            lambda: causal.on_values(data.causal_world(GRAPH), noisy="Q"),
-            r"noisy must be an input of the task \(A, B, D, S\), got 'Q'",
-        ),
+        (lambda: causal.on_values(data.causal_world(GRAPH), noise=torch.zeros(2, 3)), "noise must have shape"),
         (lambda: causal.on_values(data.causal_world(GRAPH), torch.zeros(2, 3)), "targets must have shape"),
     ],
 )
