@@ -14,10 +14,10 @@ import joblib
 import pandas as pd
 
 from kdlib._files import replacing
+from kdlib.study._payload import payload
 from kdlib.study.engine import run
 from kdlib.study.grid import Experiment, Grid, points
 from kdlib.study.identity import key
-from kdlib.study.payload import payload
 from kdlib.study.result import Incomplete, Stopped
 from kdlib.study.store import Store
 from kdlib.study.work import work

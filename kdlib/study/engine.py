@@ -15,10 +15,10 @@ import joblib
 import pandas as pd
 from tqdm.auto import tqdm
 
+from kdlib.study._payload import payload
 from kdlib.study.grid import Experiment, Grid, Point, points
 from kdlib.study.identity import key
 from kdlib.study.interrupts import Interrupts
-from kdlib.study.payload import payload
 from kdlib.study.pools import Cluster, Here, Processes, check_versions
 from kdlib.study.result import Incomplete, Stopped, assemble, failures
 from kdlib.study.store import Store
