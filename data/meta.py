@@ -36,7 +36,7 @@ CHANGES: list[dict[str, Any]] = [
 PART, QUIZ, HELD, TEST = slice(0, 700), slice(700, 1000), slice(1000, 1300), slice(1300, None)
 BOTH = slice(0, 1000)
 EARLY = 300  # steps of a teacher on labels
-grid = {"setting": ["right quiz", "stream", "wrong quiz", "random labels", "digits"]}
+grid = {"setting": ["right quiz", "stream", "wrong quiz", "random labels", "digits", "changes"]}
 
 
 class Tanh(MLP):

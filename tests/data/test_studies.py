@@ -314,6 +314,7 @@ def test_a_table_holds_the_points_of_its_grid_in_order() -> None:
         ("museum", 20),
         ("ensembles", 24),
         ("ensembles_elsewhere", 52),
+        ("meta", 6),
     ],
 )
 def test_the_command_of_a_table_is_a_study(name: str, count: int, tmp_path: Path, capsys: Any) -> None:
