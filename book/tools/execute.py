@@ -21,7 +21,7 @@ from .keys import chapter_key, environment_key, stored_key
 from .processes import Group, Usage, surroundings
 
 PROFILES = ("page", "smoke", "full")
-CELL_TIMEOUT = {"page": 300, "smoke": 300, "full": None}  # seconds; a stop for runaway cells, not the budget
+CELL_TIMEOUT = {"page": 1800, "smoke": 1800, "full": None}  # seconds; a stop for runaway cells, not the budget
 TOOLS = Path(__file__).parents[2]  # the checkout that these tools belong to
 WORKER = (sys.executable, "-m", "book.tools.worker")
 
