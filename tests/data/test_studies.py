@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ KEYS = {
     "ensembles_elsewhere": ["where", "seed", "recipe"],
     "causal": ["world", "seed", "target", "candidate"],
     "causal_students": ["setting", "seed", "recipe", "kind", "share", "epochs"],
+    "meta": ["setting", "recipe", "mu", "temperature", "alpha", "width", "seed", "steps"],
 }
 SCORES = ["accuracy", "nll", "ece", "confidence", "logit_norm", "val_accuracy", "val_nll", "teacher"]
 SCORES += ["single", "multi", "train", "views", "lopsided", "foretold"]
@@ -50,6 +52,7 @@ def program(name: str) -> Any:
     spec = importlib.util.spec_from_file_location(f"table_{name}", DATA / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where a dataclass looks for its names
     spec.loader.exec_module(module)
     return module
 
@@ -261,6 +264,19 @@ def test_rows_of_causal_students_trained_anew_are_the_same(tmp_path: Path, monke
     assert (other["source"].iloc[:11] > 0.01).mean() > 0.5
 
 
+def test_rows_of_meta_trained_anew_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pairs of one pass over the stream: seeds 3 and 4 by themselves, where the table trained them beside 18 others."""
+    module = program("meta")
+    monkeypatch.setattr(module, "SEEDS", (3, 4))
+    anew = trained_anew(module, [{"setting": "stream"}], tmp_path)
+    apart = differences("meta", anew)
+    assert len(apart) == 6
+    assert (apart["accuracy"] <= 0.01).all(), apart
+    known = table("meta")
+    other = differences("meta", anew, known.assign(seed=known["seed"] - 1))
+    assert other["accuracy"].mean() > 0.01
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["CIFAR-100, 20 classes", "Fashion-MNIST"])
 def test_rows_of_image_ladder_trained_anew_are_the_same(
@@ -333,6 +349,7 @@ def test_a_table_holds_the_points_of_its_grid_in_order() -> None:
         ("ensembles_elsewhere", 52),
         ("causal", 89),
         ("causal_students", 40),
+        ("meta", 6),
     ],
 )
 def test_the_command_of_a_table_is_a_study(name: str, count: int, tmp_path: Path, capsys: Any) -> None:
