@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +42,25 @@ KEYS = {
     "causal": ["world", "seed", "target", "candidate"],
     "causal_students": ["setting", "seed", "recipe", "kind", "share", "epochs"],
     "meta": ["setting", "recipe", "mu", "temperature", "alpha", "width", "seed", "steps"],
+    "sampling": ["where", "seed", "method", "rate", "steps"],
+    "sampling_costs": ["what", "k", "round", "way"],
 }
 SCORES = ["accuracy", "nll", "ece", "confidence", "logit_norm", "val_accuracy", "val_nll", "teacher"]
 SCORES += ["single", "multi", "train", "views", "lopsided", "foretold"]
-SCORES += ["error", "refit", "plug", "joint", "imposter", "incomplete", "flips", "covariate", "all", "source"]
+SCORES += [
+    "error",
+    "refit",
+    "plug",
+    "joint",
+    "imposter",
+    "incomplete",
+    "flips",
+    "covariate",
+    "all",
+    "source",
+    "kl",
+    "value",
+]
 TOLERANCE = dict.fromkeys(SCORES, 0.002) | {"accuracy": 0.0035, "logit_norm": 0.006, "teacher": 0.0035, "ece": 0.0025}
 
 
@@ -277,6 +294,27 @@ def test_rows_of_meta_trained_anew_are_the_same(tmp_path: Path, monkeypatch: pyt
     assert other["accuracy"].mean() > 0.01
 
 
+def test_rows_of_sampling_trained_anew_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first two lengths, with all classes and with ranked draws, which turn out otherwise where a sum is rounded otherwise."""
+    module = program("sampling")
+    monkeypatch.setitem(module.PLACES, "made", replace(module.PLACES["made"], epochs=(1, 2)))
+    asked = [{"where": "made", "seed": seed, "method": m} for seed in (3, 14) for m in ("all classes", "ranked")]
+    anew = trained_anew(module, asked, tmp_path)
+    apart = differences("sampling", anew)
+    assert len(apart) == 2 * 2 * 2 * 2
+    assert (apart["kl"] <= np.where(anew["method"] == "all classes", 0.002, 0.02)).all(), apart
+    known = table("sampling")
+    other = differences("sampling", anew.iloc[:8], known.assign(seed=known["seed"] - 1))
+    assert (other["kl"] > 0.002).all()
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="peaks are read from Linux's /proc")
+def test_memory_of_a_loss_measured_anew_is_the_same(tmp_path: Path) -> None:
+    anew = trained_anew(program("sampling_costs"), [{"what": "memory", "k": 10_000, "round": 0}], tmp_path)
+    apart = differences("sampling_costs", anew)
+    assert (apart["value"] < 0.25 * anew["value"] + 2).all(), apart  # MB
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["CIFAR-100, 20 classes", "Fashion-MNIST"])
 def test_rows_of_image_ladder_trained_anew_are_the_same(
@@ -350,6 +388,8 @@ def test_a_table_holds_the_points_of_its_grid_in_order() -> None:
         ("causal", 89),
         ("causal_students", 40),
         ("meta", 6),
+        ("sampling", 275),
+        ("sampling_costs", 33),
     ],
 )
 def test_the_command_of_a_table_is_a_study(name: str, count: int, tmp_path: Path, capsys: Any) -> None:
