@@ -47,20 +47,8 @@ KEYS = {
 }
 SCORES = ["accuracy", "nll", "ece", "confidence", "logit_norm", "val_accuracy", "val_nll", "teacher"]
 SCORES += ["single", "multi", "train", "views", "lopsided", "foretold"]
-SCORES += [
-    "error",
-    "refit",
-    "plug",
-    "joint",
-    "imposter",
-    "incomplete",
-    "flips",
-    "covariate",
-    "all",
-    "source",
-    "kl",
-    "value",
-]
+SCORES += ["error", "refit", "plug", "joint", "imposter", "incomplete", "flips", "covariate", "all", "source"]
+SCORES += ["kl", "value"]
 TOLERANCE = dict.fromkeys(SCORES, 0.002) | {"accuracy": 0.0035, "logit_norm": 0.006, "teacher": 0.0035, "ece": 0.0025}
 
 
@@ -71,6 +59,7 @@ def program(name: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where a dataclass looks for its names
     spec.loader.exec_module(module)
+    del sys.modules[spec.name]  # so that a study sends what a test has changed, not the file
     return module
 
 
@@ -305,7 +294,7 @@ def test_rows_of_sampling_trained_anew_are_the_same(tmp_path: Path, monkeypatch:
     assert (apart["kl"] <= np.where(anew["method"] == "all classes", 0.002, 0.02)).all(), apart
     known = table("sampling")
     other = differences("sampling", anew.iloc[:8], known.assign(seed=known["seed"] - 1))
-    assert (other["kl"] > 0.002).all()
+    assert other["kl"].median() > 0.005
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="peaks are read from Linux's /proc")
