@@ -225,7 +225,8 @@ def idle_worker(monkeypatch):
     """A worker that does nothing but leave an executed notebook."""
     notebook = {"cells": [], "metadata": {"papermill": {"duration": 1.0}}, "nbformat": 4, "nbformat_minor": 5}
     program = "import json, pathlib, sys; folder = pathlib.Path(json.loads(sys.argv[1])['folder']); "
-    program += f"(folder / 'executed.ipynb').write_text({json.dumps(notebook)!r})"
+    program += f"(folder / 'executed.ipynb').write_text({json.dumps(notebook)!r}); "
+    program += "import os, joblib; print(joblib.cpu_count(), os.environ.get('OMP_NUM_THREADS'))"  # to its log
     monkeypatch.setattr(execute, "WORKER", (sys.executable, "-c", program))
 
 
@@ -260,8 +261,12 @@ def test_a_disturbed_run_is_measured_again_once_and_a_stored_one_over_budget_too
 
 
 @pytest.mark.usefixtures("idle_worker")
-def test_quick_runs_go_side_by_side_and_measured_ones_do_not(tiny):
+def test_quick_runs_go_side_by_side_and_measured_ones_do_not(tiny, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(execute, "cpus", lambda: 3)
     runs = execute.run_chapters(tiny.root, "smoke", jobs=2, say=lambda _: None)
+    for name in "ab":  # each uses its share of the CPUs
+        assert (tiny.root / f"_build/chapters/smoke/part/{name}.log").read_text() == "1 1\n"
     assert sorted(run.name for run in runs) == ["part/a", "part/b"]
     assert all(run.state == "run" and run.measured.cost is None for run in runs)
     for profile, jobs in (("page", 2), ("smoke", 0)):
