@@ -33,6 +33,11 @@ class Measured:
         return self.cost is not None and self.cost.seconds > CHAPTER_SECONDS
 
     @property
+    def heavy(self) -> bool:
+        """Is it over a chapter's memory?"""
+        return self.usage.peak_mb > CHAPTER_MB
+
+    @property
     def doubtful(self) -> bool:
         """Did something from outside lengthen it past the budget, so that its wall time says nothing?"""
         return self.cost is not None and self.usage.disturbed and self.cost.wall > CHAPTER_SECONDS
@@ -95,7 +100,7 @@ def over_budget(executed: Mapping[str, NotebookNode]) -> list[str]:
         if measured.over:
             took = f"{name}: cost {measured.cost.seconds:.1f} reference seconds, the budget is {CHAPTER_SECONDS:.0f}"
             faults.append(f"{took} ({measured.account()})")
-        if measured.usage.peak_mb > CHAPTER_MB:
+        if measured.heavy:
             peak = measured.usage.peak_mb
             faults.append(f"{name}: its processes held {peak:.0f} MB together, the budget is {CHAPTER_MB:.0f} MB")
     if total > BOOK_SECONDS:

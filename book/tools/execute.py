@@ -53,7 +53,7 @@ class _Attempt:
         if stored_key(self.target) != self.key:
             return None
         measured = Measured.of(json.loads(self.target.read_text("utf8"))["metadata"])
-        if measured is None or measured.over or (self.profile == "page" and measured.cost is None):
+        if measured is None or measured.over or (self.profile == "page" and (measured.cost is None or measured.heavy)):
             return None
         return Run(self.chapter.name, "cached", measured)
 

@@ -258,6 +258,10 @@ def test_a_disturbed_run_is_measured_again_once_and_a_stored_one_over_budget_too
     assert run(slow)[0] == "run"  # not disturbed, so not measured again ...
     assert run(fine)[0] == "run"  # ... in this build, but in the next
     assert run()[0] == "cached"
+    tiny.chapter("a", cell("4"))
+    assert run(Usage(50, 50, 50, 1900))[0] == "run"  # so is one over its memory
+    assert run(fine)[0] == "run"
+    assert run()[0] == "cached"
 
 
 @pytest.mark.usefixtures("idle_worker")
