@@ -15,7 +15,7 @@ import pytest
 
 from book.tools import __main__ as tools
 from book.tools import calibration, execute
-from book.tools.processes import Group, Usage
+from book.tools.processes import Group, Usage, Watch
 from tests.leftovers import alive, gone_within, none
 
 from .tinybook import ROOT, STEADY, TinyBook, cell
@@ -171,6 +171,37 @@ def test_a_tree_costs_the_sum_of_its_processes():
     assert 300 < usage.peak_mb < 450  # two of 150 MB, with Python
     assert 1.2 <= usage.cpu < 1.7  # both have ended, and count
     assert usage.wanted >= usage.cpu and usage.wall > 1.5
+
+
+MAPPED = """import mmap, sys, time
+with open(sys.argv[1], "rb") as file:
+    code = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)  # as a library is
+    sum(code[::4096])
+    own = bytearray(100 * 10**6)
+    own[::4096] = b"1" * len(own[::4096])
+    print("ready", flush=True)
+    time.sleep(60)"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/smaps_rollup").exists(), reason="this system does not tell pages of files apart"
+)
+def test_pages_of_files_are_not_held_and_a_process_just_started_does_not_count_twice(tmp_path):
+    library = tmp_path / "library.so"
+    library.write_bytes(b"1" * 100 * 10**6)
+    command = [sys.executable, "-c", MAPPED, str(library)]
+    watch = Watch()
+    with Group(command, stdout=subprocess.PIPE) as leader, subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        try:
+            for process in (leader.process, child):
+                assert process.stdout.readline() == b"ready\n"
+            assert psutil.Process(leader.process.pid).memory_info().rss > 200e6
+            watch.look(os.getpid())  # both are this process's children and in their first look
+            own = watch.peak
+            watch.look(os.getpid())
+            assert 200 < watch.peak - own < 270  # two of 100 MB, with Python
+        finally:
+            child.kill()
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs to choose a CPU")
