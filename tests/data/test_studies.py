@@ -283,7 +283,7 @@ def test_rows_of_lipschitz_trained_anew_are_the_same(tmp_path: Path, monkeypatch
     assert apart["accuracy"].median() <= 0.004 and (apart["accuracy"] <= 0.03).all(), apart
     known = table("lipschitz")
     other = differences("lipschitz", anew, known.assign(seed=known["seed"] - 1))
-    assert other["accuracy"].median() > 0.01
+    assert other["slope"].median() > 0.1
 
 
 def test_rows_of_meta_trained_anew_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
