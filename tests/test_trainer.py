@@ -745,6 +745,7 @@ def together(tmp_path_factory):
         "-m",
         "torch.distributed.run",
         "--standalone",
+        "--local-addr=127.0.0.1",  # else the two look for the machine by its name, which need not lead anywhere
         "--nproc-per-node=2",
         str(script),
         str(folder),

@@ -166,6 +166,7 @@ def lab_command(root: Path) -> list[str]:
         "LabApp.app_settings_dir": str(settings),
         "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
         "LabApp.news_url": "None",
+        "NotebookNotary.data_dir": str(settings),  # of its own, or no notebook opens where the home is not writable
         "LabApp.default_url": f"/lab/tree/{quote(first.source.relative_to(root).as_posix())}" if first else "/lab",
     }
     return [sys.executable, "-m", "jupyterlab", *(f"--{key}={value}" for key, value in options.items())]

@@ -18,10 +18,11 @@ from .budgets import Measured
 from .calibration import Calibration
 from .contents import Chapter, chapters, write_atomically
 from .keys import chapter_key, environment_key, stored_key
-from .processes import Group, Usage, surroundings
+from .processes import Group, Usage, cpus, surroundings
 
 PROFILES = ("page", "smoke", "full")
-CELL_TIMEOUT = {"page": 300, "smoke": 300, "full": None}  # seconds; a stop for runaway cells, not the budget
+CELL_TIMEOUT = {"page": 1800, "smoke": 1800, "full": None}  # seconds; a stop for runaway cells, not the budget
+PARALLEL = ("LOKY_MAX_CPU_COUNT", "OMP_NUM_THREADS", "MKL_NUM_THREADS")  # what joblib and torch read
 TOOLS = Path(__file__).parents[2]  # the checkout that these tools belong to
 WORKER = (sys.executable, "-m", "book.tools.worker")
 
@@ -39,8 +40,9 @@ class Run:
 class _Attempt:
     """One try at one chapter; `start` it, `poll` it until it gives a Run, and `end` it whatever happens."""
 
-    def __init__(self, root: Path, chapter: Chapter, profile: str, target: Path, key: str) -> None:
+    def __init__(self, root: Path, chapter: Chapter, profile: str, target: Path, key: str, jobs: int) -> None:
         self.root, self.chapter, self.profile, self.target, self.key = root, chapter, profile, target, key
+        self.jobs = jobs  # attempts at a time, this one included
         self.machine: Calibration | None = None
         self.group: Group | None = None
         self.repeated = False
@@ -51,7 +53,7 @@ class _Attempt:
         if stored_key(self.target) != self.key:
             return None
         measured = Measured.of(json.loads(self.target.read_text("utf8"))["metadata"])
-        if measured is None or measured.over or (self.profile == "page" and measured.cost is None):
+        if measured is None or measured.over or (self.profile == "page" and (measured.cost is None or measured.heavy)):
             return None
         return Run(self.chapter.name, "cached", measured)
 
@@ -75,12 +77,16 @@ class _Attempt:
         }
         self.group = Group(
             [*WORKER, json.dumps(request)],
-            env=surroundings(TOOLS, self.scratch),
+            env=surroundings(TOOLS, self.scratch) | self._share(),
             cwd=TOOLS,
             stdout=stream,
             stderr=stream,
         )
         self.group.start()
+
+    def _share(self) -> dict[str, str]:
+        """Side by side with others, a chapter's studies and threads use its share of the CPUs: one makes no processes at all."""
+        return dict.fromkeys(PARALLEL, str(max(1, cpus() // self.jobs))) if self.jobs > 1 else {}
 
     def poll(self) -> Run | None:
         """None while it runs; then what became of it, with the notebook in its place."""
@@ -170,7 +176,7 @@ def run_chapters(
     waiting = []
     for chapter in todo:
         target = folder / f"{chapter.name}.ipynb" if folder else chapter.executed(root, profile)
-        waiting.append(_Attempt(root, chapter, profile, target, chapter_key(root, chapter, environment)))
+        waiting.append(_Attempt(root, chapter, profile, target, chapter_key(root, chapter, environment), jobs))
     width = max((len(chapter.name) for chapter in todo), default=0)
     runs: list[Run] = []
     running: list[_Attempt] = []

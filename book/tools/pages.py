@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import webbrowser
+from contextlib import ExitStack
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -59,13 +60,15 @@ def fill_cache(root: Path, executed: dict[str, nbformat.NotebookNode]) -> None:
     folder.mkdir(parents=True)
     try:
         cache = get_cache(folder)
-        for page in contents.notebooks(root):
-            notebook = page.read()
-            if page.name in executed:
-                notebook = with_outputs(notebook, executed[page.name])
-            seconds = executed[page.name].metadata["papermill"]["duration"] if page.name in executed else 0.0
-            bundle = CacheBundleIn(notebook, str(page.source), data={"execution_seconds": seconds})
-            cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+        with ExitStack() as afterwards:
+            afterwards.callback(cache.db.dispose)  # its pool would keep the database open
+            for page in contents.notebooks(root):
+                notebook = page.read()
+                if page.name in executed:
+                    notebook = with_outputs(notebook, executed[page.name])
+                seconds = executed[page.name].metadata["papermill"]["duration"] if page.name in executed else 0.0
+                bundle = CacheBundleIn(notebook, str(page.source), data={"execution_seconds": seconds})
+                cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
     except BuildError:
         raise
     except (DBAPIError, RuntimeError) as problem:  # jupyter-cache hides some of the database's own errors

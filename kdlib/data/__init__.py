@@ -9,6 +9,7 @@ from kdlib.data.task import Task
 from kdlib.data.worlds import STUDENT, TEACHER, world
 
 if TYPE_CHECKING:
+    from kdlib.data.causal import causal_world
     from kdlib.data.images import available, cifar10, cifar100, digits, fashion_mnist
     from kdlib.data.stored import stored_logits
 
@@ -17,6 +18,7 @@ __all__ = [
     "TEACHER",
     "Task",
     "available",
+    "causal_world",
     "cifar10",
     "cifar100",
     "digits",
@@ -29,6 +31,7 @@ __all__ = [
 
 _TABLE = {
     "available": "kdlib.data.images",
+    "causal_world": "kdlib.data.causal",
     "cifar10": "kdlib.data.images",
     "cifar100": "kdlib.data.images",
     "digits": "kdlib.data.images",

@@ -15,7 +15,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from kdlib import _check, _seeds
+from kdlib import _check, _cpu, _seeds
 from kdlib.fleet.settings import Optimiser, adamw
 from kdlib.losses import cross_entropy, kd_loss, soften
 from kdlib.models import FleetModel
@@ -160,34 +160,36 @@ def train(
         quizzes = _orders(student, quiz_x.shape[1], _check.positive_int(quiz_batch, "quiz_batch"), "quiz order")
     seen, first = x if teacher_x is None else teacher_x, round(start * steps)
     for step in range(1, steps + 1):
-        index = next(orders)
-        bx, by = _rows(x, index), _rows(y, index)
-        quiz = before = after = torch.full((len(x),), torch.nan, dtype=x.dtype, device=x.device)
-        v, lesson = None, None
-        if teacher is not None:
-            with torch.set_grad_enabled(mothers is not None and step > first):
-                v = teacher.each(_rows(seen, index))
-        if mothers is not None and step > first:
-            assert teacher is not None and v is not None and quiz_x is not None and quiz_y is not None
-            chosen = None if quizzes is None else next(quizzes)
-            qx, qy = (q if chosen is None else _rows(q, chosen) for q in (quiz_x, quiz_y))
-            lesson = _pull_back(student, v, teacher.flat, bx, by, qx, qy, how)
-            _require_finite(lesson.quiz, student, step)
-            teacher.flat.grad = lesson.gradient
-            mothers.param_groups[0]["lr"] = teacher_lr * cooling ** ((step - first - 1) / max(1, steps - first - 1))
-            mothers.step()
-            with torch.no_grad():
-                new = teacher.each(_rows(seen, index))
-            quiz, old = lesson.quiz, v.detach()
-            before, after = (kd_loss(lesson.z, w, None, how[1], 1.0).mean(-1) / how[1] ** 2 for w in (old, new))
-            v = new if pilot else old
-        if lesson is not None and not pilot:
-            student.flat.grad = lesson.step
-        else:
-            with torch.enable_grad():
-                (student.flat.grad,) = torch.autograd.grad(_loss(student, student.flat, v, bx, by, how), student.flat)
-        own.step()
-        _require_finite(student.flat.detach().sum(1), student, step)
+        with _cpu.settings(1):  # a second thread made these small products several times slower
+            index = next(orders)
+            bx, by = _rows(x, index), _rows(y, index)
+            quiz = before = after = torch.full((len(x),), torch.nan, dtype=x.dtype, device=x.device)
+            v, lesson = None, None
+            if teacher is not None:
+                with torch.set_grad_enabled(mothers is not None and step > first):
+                    v = teacher.each(_rows(seen, index))
+            if mothers is not None and step > first:
+                assert teacher is not None and v is not None and quiz_x is not None and quiz_y is not None
+                chosen = None if quizzes is None else next(quizzes)
+                qx, qy = (q if chosen is None else _rows(q, chosen) for q in (quiz_x, quiz_y))
+                lesson = _pull_back(student, v, teacher.flat, bx, by, qx, qy, how)
+                _require_finite(lesson.quiz, student, step)
+                teacher.flat.grad = lesson.gradient
+                mothers.param_groups[0]["lr"] = teacher_lr * cooling ** ((step - first - 1) / max(1, steps - first - 1))
+                mothers.step()
+                with torch.no_grad():
+                    new = teacher.each(_rows(seen, index))
+                quiz, old = lesson.quiz, v.detach()
+                before, after = (kd_loss(lesson.z, w, None, how[1], 1.0).mean(-1) / how[1] ** 2 for w in (old, new))
+                v = new if pilot else old
+            if lesson is not None and not pilot:
+                student.flat.grad = lesson.step
+            else:
+                with torch.enable_grad():
+                    value = _loss(student, student.flat, v, bx, by, how)
+                    (student.flat.grad,) = torch.autograd.grad(value, student.flat)
+            own.step()
+            _require_finite(student.flat.detach().sum(1), student, step)
         yield Step(step, steps, student, teacher, quiz, before, after)
 
 
@@ -245,6 +247,4 @@ def _check_apart(x: Tensor, quiz_x: Tensor) -> None:
 def _require_finite(value: Tensor, student: FleetModel, step: int) -> None:
     if not bool((good := value.isfinite()).all()):
         seed = student.seeds[int((~good).nonzero()[0])]
-        raise FloatingPointError(
-            f"loss or weights of the student of seed {seed} are not finite in step {step}; try a smaller rate"
-        )
+        raise FloatingPointError(f"loss or weights of seed {seed} are not finite in step {step}; try a smaller rate")

@@ -2,8 +2,7 @@
 
 The gradient of T^2 KL(p || q) is T sum_k (q_k - p_k) g_k, with g_k the gradient of the student's logit z_k. Its K terms are
 replaced by S classes drawn from a proposal Q. t are the teacher's logits, z the student's, p = softmax(t / T) and
-q = softmax(z / T), all (..., K). Idea: Li et al. 2018 (dynamic importance sampling); the estimators, the ranked proposal
-and its fit are our formulation, the formulas standard importance sampling.
+q = softmax(z / T), all (..., K). Idea: Li et al. 2018 (dynamic importance sampling); the formulation is ours.
 """
 
 from __future__ import annotations
@@ -125,12 +124,13 @@ def tails(num_classes: int, b1: float, b2: float, epsilon: float = 0.1, share: f
     return with_floor(_check.fraction(share, "share") * front + (1 - share) * back, epsilon)
 
 
-def fit_tails(gap: Tensor) -> tuple[float, float]:
-    """(b1, b2) by moments, for p - q of some examples (..., K): the mean rank of the mass at either end, 2 at least."""
-    profile = gap.reshape(-1, gap.shape[-1]).sort(-1, descending=True).values.double()
+def fit_tails(gap: Tensor, order: Tensor | None = None) -> tuple[float, float]:
+    """(b1, b2) by moments, for p - q of some examples (..., K): mean rank, by p - q or `order`, of either sign's mass."""
+    profile = gap.gather(-1, gap.argsort(-1, descending=True) if order is None else order)
+    profile = profile.reshape(-1, gap.shape[-1]).double()
     r = torch.arange(profile.shape[-1], dtype=torch.float64, device="cpu")
     ends = profile.clamp(min=0).mean(0), (-profile).clamp(min=0).mean(0).flip(0)
-    b1, b2 = (max(2.0, float((r * end).sum() / end.sum())) if float(end.sum()) > 0 else 2.0 for end in ends)
+    b1, b2 = (max(2.0, float((r @ end) / end.sum().clamp(min=1e-300))) for end in ends)
     return b1, b2
 
 
@@ -155,14 +155,14 @@ class Ranking:
     def refreshed(self, rows: Tensor, gap: Tensor) -> Ranking:
         """After a full look at the examples `rows` (R,), whose p - q is `gap` (R, K): R K d multiply-adds and R sorts."""
         _check.shape("gap", _check.floating("gap", gap), (len(rows), self.order.shape[1]))
-        order = self.order.index_copy(0, rows, gap.argsort(-1, descending=True))
-        b1, b2 = fit_tails(gap)
-        return replace(self, order=order, b1=b1, b2=b2)
+        order = gap.argsort(-1, descending=True)
+        b1, b2 = fit_tails(gap, order)
+        return replace(self, order=self.order.index_copy(0, rows, order), b1=b1, b2=b2)
 
     def draw(self, rows: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Classes (R, S) and their log Q (R, S) for the examples `rows` (R,): one law of ranks serves all of them."""
         Q = tails(self.order.shape[1], self.b1, self.b2, self.epsilon)
-        ranks = draw(Q.expand(len(rows), -1), count, generator)
+        ranks = draw(Q, len(rows) * count, generator).view(len(rows), count)
         return self.order[rows.unsqueeze(1), ranks], Q.log()[ranks]
 
 
@@ -186,7 +186,7 @@ def bias(p: Tensor, q: Tensor, Q: Tensor, g: Tensor, count: int, temperature: fl
 
 def log_normaliser_bias(q: Tensor, Q: Tensor, count: int) -> Tensor:
     """Mean of log Z^ - log Z for S draws, -chi^2(q || Q) / 2 S: Jensen's gap. Good while it is small against 1."""
-    return -((q.square() / Q).sum(-1) - 1) / (2 * count)
+    return (1 - (q.square() / Q).sum(-1)) / (2 * count)
 
 
 def effective_sample_size(weights: Tensor) -> Tensor:

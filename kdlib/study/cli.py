@@ -14,7 +14,8 @@ import joblib
 import pandas as pd
 
 from kdlib._files import replacing
-from kdlib.study.engine import payload, run
+from kdlib.study._payload import payload
+from kdlib.study.engine import run
 from kdlib.study.grid import Experiment, Grid, points
 from kdlib.study.identity import key
 from kdlib.study.result import Incomplete, Stopped
@@ -113,12 +114,13 @@ def load(file: str) -> tuple[Experiment, Grid]:
         raise ValueError(f"FILE must be a Python file, got {file!r}")
     name = f"study_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     sys.path.insert(0, str(path.parent))  # its neighbours can be imported, as in `python FILE`
     try:
-        spec.loader.exec_module(module)
+        # The text as it is: a second edit of equal length within a second would pass for the first one's bytecode.
+        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
     except Exception as error:
         raise ValueError(f"FILE must run, got {file!r} with {type(error).__name__}: {error}") from error
     cloudpickle.register_pickle_by_value(module)

@@ -15,8 +15,9 @@ import joblib
 import pandas as pd
 from tqdm.auto import tqdm
 
+from kdlib.study._payload import payload
 from kdlib.study.grid import Experiment, Grid, Point, points
-from kdlib.study.identity import default_dtype, key
+from kdlib.study.identity import key
 from kdlib.study.interrupts import Interrupts
 from kdlib.study.pools import Cluster, Here, Processes, check_versions
 from kdlib.study.result import Incomplete, Stopped, assemble, failures
@@ -285,16 +286,6 @@ class Study:
         named = "; ".join(map(str, loose[:SHOWN])) + (f" and {len(loose) - SHOWN} more" if len(loose) > SHOWN else "")
         unkept = f", all but {len(loose)} ({named}), which are in .finished" if loose else ""
         return f"{text}; they are kept in {self.store.folder}{unkept}: the same call goes on from there"
-
-
-def payload(experiment: Experiment) -> bytes:
-    """The experiment, and torch's default dtype, as a worker reads them. Raises ValueError where it cannot be sent."""
-    import cloudpickle
-
-    try:
-        return cloudpickle.dumps((experiment, default_dtype()))
-    except Exception as error:
-        raise ValueError(f"experiment must hold only what can be sent to another process, got {error}") from None
 
 
 def _pool(sent: bytes, client: Any, processes: int) -> Pool:

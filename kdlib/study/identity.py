@@ -121,7 +121,7 @@ def _parts(value: Any) -> tuple[str, bytes, list[Any]]:
         case types.MemberDescriptorType() | types.GetSetDescriptorType():
             return "slot", value.__name__.encode(), []
         case type():
-            members = {} if not _own(value.__module__) else {k: v for k, v in vars(value).items() if k not in DULL}
+            members = {} if not own(value.__module__) else {k: v for k, v in vars(value).items() if k not in DULL}
             return "class", f"{value.__qualname__} ".encode() + _installed(value.__module__), [value.__bases__, members]
     if hasattr(value, "__wrapped__"):
         return "wrapper", b"", [value.__wrapped__]
@@ -143,14 +143,14 @@ def _function(value: types.FunctionType) -> tuple[str, bytes, list[Any]]:
         except ValueError:  # not filled yet
             held.append("empty cell")
     held = [value.__defaults__, value.__kwdefaults__, held]
-    if not _own(value.__module__):
+    if not own(value.__module__):
         return "function", value.__qualname__.encode() + _installed(value.__module__), held
     reads: dict[str, Any] = {}
     for opcode, name in _names(value.__code__):
         if opcode in ("LOAD_GLOBAL", "LOAD_NAME") and name in value.__globals__:
             reads[name] = value.__globals__[name]
     attributes = {name for opcode, name in _names(value.__code__) if opcode in ("LOAD_ATTR", "LOAD_METHOD")}
-    for module in [v for v in reads.values() if isinstance(v, types.ModuleType) and _own(v.__name__)]:
+    for module in [v for v in reads.values() if isinstance(v, types.ModuleType) and own(v.__name__)]:
         reads |= {f"{module.__name__}.{name}": getattr(module, name) for name in attributes if hasattr(module, name)}
     return "function", b"own", [*held, value.__code__, reads]
 
@@ -165,7 +165,7 @@ def _names(code: types.CodeType) -> Iterator[tuple[str, str]]:
 
 
 @functools.cache
-def _own(module: str | None) -> bool:
+def own(module: str | None) -> bool:
     """Whether a module is the user's own: not installed, not built in, not kdlib."""
     top = (module or "__main__").partition(".")[0]
     if top in ("__main__", "kdlib") or top not in sys.modules:
@@ -179,7 +179,7 @@ def _own(module: str | None) -> bool:
 
 def _installed(module: str | None) -> bytes:
     """Name and version of the package that a module belongs to; of the user's own nothing, wherever it was defined."""
-    if module is None or _own(module):
+    if module is None or own(module):
         return b""
     top = module.partition(".")[0]
     version = "" if top == "kdlib" else getattr(sys.modules.get(top), "__version__", "")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlib.study.grid import Point
-from kdlib.study.identity import _own, versions
+from kdlib.study.identity import own, versions
 from kdlib.study.work import Outcome, work
 
 THREADS = (
@@ -202,6 +202,6 @@ def _code() -> str:
     sha = hashlib.blake2b(versions()["kdlib"].encode(), digest_size=8)
     for name, module in sorted(sys.modules.copy().items()):
         path = getattr(module, "__file__", None)
-        if name != "__main__" and path and _own(name) and Path(path).is_file():
+        if name != "__main__" and path and own(name) and Path(path).is_file():
             sha.update(name.encode() + b"\0" + Path(path).read_bytes())
     return sha.hexdigest()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from book.tools import __main__ as tools
@@ -329,6 +330,19 @@ def test_pages_without_room_say_so(book, monkeypatch, capsys):
     assert call(book, "book") == 1
     assert capsys.readouterr().err == f"{book / '_build'}: No space left on device; free some space\n"
     assert not pages.is_current(book)
+
+
+def test_a_filled_cache_is_closed(book, monkeypatch):
+    real, made = pages.get_cache, []
+
+    def remembered(folder):
+        made.append(real(folder))
+        return made[-1]
+
+    monkeypatch.setattr(pages, "get_cache", remembered)
+    pages.fill_cache(book, {})
+    assert (made[0].path / "global.db").is_file()
+    assert not any(Path(file.path).name == "global.db" for file in psutil.Process().open_files())
 
 
 def test_a_cache_without_room_says_so(book, monkeypatch, capsys):

@@ -15,7 +15,7 @@ PYTHON = """#!/bin/sh
 if [ "$1 $2" = "-m venv" ]; then
   mkdir -p "$3/bin"; printf '#!/bin/sh\\n[ "$2" = pip ] && exit ${{BROKEN:-0}}; echo "ran $*"\\n' > "$3/bin/python"
   chmod +x "$3/bin/python"
-else exec {python} "$@"; fi
+else exec "{python}" "$@"; fi
 """
 
 

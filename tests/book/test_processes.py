@@ -15,7 +15,7 @@ import pytest
 
 from book.tools import __main__ as tools
 from book.tools import calibration, execute
-from book.tools.processes import Group, Usage
+from book.tools.processes import Group, Usage, Watch
 from tests.leftovers import alive, gone_within, none
 
 from .tinybook import ROOT, STEADY, TinyBook, cell
@@ -173,6 +173,37 @@ def test_a_tree_costs_the_sum_of_its_processes():
     assert usage.wanted >= usage.cpu and usage.wall > 1.5
 
 
+MAPPED = """import mmap, sys, time
+with open(sys.argv[1], "rb") as file:
+    code = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)  # as a library is
+    sum(code[::4096])
+    own = bytearray(100 * 10**6)
+    own[::4096] = b"1" * len(own[::4096])
+    print("ready", flush=True)
+    time.sleep(60)"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/smaps_rollup").exists(), reason="this system does not tell pages of files apart"
+)
+def test_pages_of_files_are_not_held_and_a_process_just_started_does_not_count_twice(tmp_path):
+    library = tmp_path / "library.so"
+    library.write_bytes(b"1" * 100 * 10**6)
+    command = [sys.executable, "-c", MAPPED, str(library)]
+    watch = Watch()
+    with Group(command, stdout=subprocess.PIPE) as leader, subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        try:
+            for process in (leader.process, child):
+                assert process.stdout.readline() == b"ready\n"
+            assert psutil.Process(leader.process.pid).memory_info().rss > 200e6
+            watch.look(os.getpid())  # both are this process's children and in their first look
+            own = watch.peak
+            watch.look(os.getpid())
+            assert 200 < watch.peak - own < 270  # two of 100 MB, with Python
+        finally:
+            child.kill()
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs to choose a CPU")
 def test_a_neighbour_on_the_same_cpu_is_seen():
     """Three processes of others on one CPU: the fourth gets a quarter of what it asks for, a young one more at first."""
@@ -194,7 +225,8 @@ def idle_worker(monkeypatch):
     """A worker that does nothing but leave an executed notebook."""
     notebook = {"cells": [], "metadata": {"papermill": {"duration": 1.0}}, "nbformat": 4, "nbformat_minor": 5}
     program = "import json, pathlib, sys; folder = pathlib.Path(json.loads(sys.argv[1])['folder']); "
-    program += f"(folder / 'executed.ipynb').write_text({json.dumps(notebook)!r})"
+    program += f"(folder / 'executed.ipynb').write_text({json.dumps(notebook)!r}); "
+    program += "import os, joblib; print(joblib.cpu_count(), os.environ.get('OMP_NUM_THREADS'))"  # to its log
     monkeypatch.setattr(execute, "WORKER", (sys.executable, "-c", program))
 
 
@@ -226,11 +258,19 @@ def test_a_disturbed_run_is_measured_again_once_and_a_stored_one_over_budget_too
     assert run(slow)[0] == "run"  # not disturbed, so not measured again ...
     assert run(fine)[0] == "run"  # ... in this build, but in the next
     assert run()[0] == "cached"
+    tiny.chapter("a", cell("4"))
+    assert run(Usage(50, 50, 50, 1900))[0] == "run"  # so is one over its memory
+    assert run(fine)[0] == "run"
+    assert run()[0] == "cached"
 
 
 @pytest.mark.usefixtures("idle_worker")
-def test_quick_runs_go_side_by_side_and_measured_ones_do_not(tiny):
+def test_quick_runs_go_side_by_side_and_measured_ones_do_not(tiny, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(execute, "cpus", lambda: 3)
     runs = execute.run_chapters(tiny.root, "smoke", jobs=2, say=lambda _: None)
+    for name in "ab":  # each uses its share of the CPUs
+        assert (tiny.root / f"_build/chapters/smoke/part/{name}.log").read_text() == "1 1\n"
     assert sorted(run.name for run in runs) == ["part/a", "part/b"]
     assert all(run.state == "run" and run.measured.cost is None for run in runs)
     for profile, jobs in (("page", 2), ("smoke", 0)):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,6 +22,7 @@ from kdlib.fleet.engine import Group
 from kdlib.losses import dkd_loss
 from kdlib.models import CNN, MLP, FleetModel, stack
 
+from .. import compiler
 from ..models.test_stack import WORDS, Reader
 from ..models.test_stack import ordinary as ordinary_module
 from .ordinary import DTYPE, K, N, flat, make_logits, make_recipes, make_task, ordinary_run, plain_cnn, plain_mlp
@@ -359,8 +358,7 @@ class TestTraining:
     @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore")  # the compiler's own
     def test_compiled_step_gives_the_same_numbers(self) -> None:
-        if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-            pytest.skip("torch.compile needs a C++ compiler")
+        compiler.needed()
         task = make_task(3, n=16)
         settings: dict[str, Any] = {"seeds": 2, "hidden": (6,), "epochs": 2, "batch_size": 16, "dtype": DTYPE}
         plain = train(task, make_recipes(task)[1], **settings)
@@ -372,8 +370,8 @@ class TestTraining:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """All of compile=True but the C++ compiler."""
-        compiler = torch.compile
-        monkeypatch.setattr(torch, "compile", lambda f: compiler(f, backend="aot_eager"))
+        real = torch.compile
+        monkeypatch.setattr(torch, "compile", lambda f: real(f, backend="aot_eager"))
         task = make_task(3, n=24)
         recipes = make_recipes(task)[:2]
         monkeypatch.setattr(planning, "CACHE_BYTES", 1)  # groups of students share what was compiled

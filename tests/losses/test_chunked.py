@@ -17,6 +17,8 @@ from torch import Tensor
 
 from kdlib.losses import chunked_jsd_loss, chunked_kd_loss, jsd_loss, kd_loss
 
+from .. import compiler
+
 INF, NAN = float("inf"), float("nan")
 settings = st.builds(
     dict,
@@ -328,6 +330,8 @@ class TestTransforms:
     @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore")  # the compiler's own
     def test_compiled(self) -> None:
+        compiler.needed()
+
         def step(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return lambda h, w, b: 2 * f(torch.tanh(h), w, b).mean()[None]
 

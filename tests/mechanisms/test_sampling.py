@@ -196,6 +196,14 @@ class TestProposals:
         assert float(Q[1] / Q[0]) == pytest.approx(np.exp(-1 / 5), rel=1e-3)
         assert float(sampling.tails(500, 5.0, 40.0, epsilon=0.1).min()) >= 0.1 / 500
 
+    def test_tails_in_an_order_of_ones_own_are_the_mean_ranks_there(self) -> None:
+        gap = torch.randn(3, 50, dtype=torch.float64, generator=generator(3))
+        assert sampling.fit_tails(gap, gap.argsort(-1, descending=True)) == pytest.approx(sampling.fit_tails(gap))
+        order = torch.stack([torch.randperm(50, generator=generator(i)) for i in range(3)])
+        up, down = (np.clip(s * np.take_along_axis(gap.numpy(), order.numpy(), 1), 0, None).mean(0) for s in (1, -1))
+        expected = np.average(np.arange(50), weights=up), np.average(np.arange(50)[::-1], weights=down)
+        assert sampling.fit_tails(gap, order) == pytest.approx(expected)
+
     def test_ranked_puts_most_where_p_and_q_differ_most(self) -> None:
         t, z, _ = problem(k=200)
         p, q = t.softmax(0), z.softmax(0)

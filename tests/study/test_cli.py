@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,36 @@ def test_a_study_is_run_resumed_and_written_to_a_table(command: Any, capsys: Any
     assert command("--resume", "--table", "steps.parquet") == 0
     assert "14 points (12 were there before)" in capsys.readouterr().out
     assert len(pd.read_parquet("steps.parquet")) == 14
+
+
+def test_an_edit_of_equal_length_within_a_second_is_seen(
+    command: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python would read the first one's bytecode again: it looks at a file's size and at whole seconds."""
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    path = Path("steps.py")
+    os.utime(path, (1e9, 1e9))
+    assert command() == 0
+    path.write_text(FILE.replace("range(6)", "range(7)"))
+    os.utime(path, (1e9, 1e9))
+    assert command("--resume") == 0
+    assert "14 points (12 were there before)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cache", ["functools.cache", "functools.lru_cache(2)"])
+@pytest.mark.parametrize("where", ["steps.py", "neighbour.py"])
+def test_a_function_with_a_cache_reaches_the_processes(command: Any, where: str, cache: str) -> None:
+    """In the file itself or in a module beside it, read by a function that it reads in turn."""
+    cached = f"import functools\n@{cache}\ndef double(x): return x if x < 1 else 2 + double(x - 1)\n"
+    text = FILE.replace("seed * Settings().factor", "double(seed)").replace(
+        "import neighbour\n", "import neighbour\n" + cached
+    )
+    if where == "neighbour.py":
+        Path(where).write_text("BAD = -1\n" + cached)
+        text = FILE.replace("seed * Settings().factor", "neighbour.double(seed)")
+    Path("steps.py").write_text(text)
+    assert command("--processes", "2", "--table", "steps.csv") == 0
+    assert pd.read_csv("steps.csv")["value"].tolist() == [2 * seed for seed in range(6) for _ in "ab"]
 
 
 def test_a_table_like_those_that_ship_has_the_same_bytes_whether_or_not_the_study_was_stopped(
