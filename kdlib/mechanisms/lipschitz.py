@@ -49,8 +49,7 @@ def spectral_norm(weight: Tensor, steps: int | None = None, *, image: tuple[int,
         )
     if steps is None:
         return torch.linalg.matrix_norm(weight, ord=2)
-    longest = weight.norm(dim=-1).argmax(-1)[..., None, None].expand(*shape[:-2], 1, shape[-1])
-    v = _unit(weight.gather(-2, longest).mT)  # (..., in, 1): the longest row, so that zeros give 0
+    v = _start(weight.new_empty(1, shape[-1], 1))[0]  # (in, 1), at random: a row can lie across the steepest direction
     for _ in range(steps):
         v = _unit(weight.mT @ (weight @ v))
     return (weight @ v).norm(dim=(-2, -1))
@@ -74,7 +73,8 @@ def product_bound(model: MLP | CNN, image: tuple[int, int] | None = None, steps:
     """Product of the layers' norms, (F,): no ReLU network's constant is larger.
 
     A CNN's convolutions are operators on an `image`, halved by each pooling; max-pooling and ReLU have constant 1, and the
-    mean over n positions 1 / sqrt(n). `steps` as for `spectral_norm`. Raises ValueError for another model or no image.
+    mean over n positions 1 / sqrt(n). With `steps`, as for `spectral_norm`, norms come from below, and after few rounds the
+    product need not be a bound. Raises ValueError for another model or no image.
     """
     if type(model) is MLP:
         return torch.stack([spectral_norm(w, steps) for w, _ in model.layers()]).prod(0)

@@ -26,6 +26,12 @@ def test_spectral_norms_are_those_of_the_svd() -> None:
     assert lipschitz.spectral_norm(torch.zeros(2, 3, 4), 5).tolist() == [0, 0]
 
 
+def test_power_iteration_leaves_a_longest_row_that_is_not_the_steepest_direction() -> None:
+    w = torch.tensor([[1.3, 0, 0], [0, 0.9, 0.9], [0, 0.9, 0.9]], dtype=torch.float64)  # norm 1.8, longest row 1.3
+    torch.testing.assert_close(lipschitz.spectral_norm(w, 200), w.new_tensor(1.8))
+    torch.testing.assert_close(lipschitz.spectral_norm(w.expand(2, 3, 3), 200), w.new_tensor([1.8, 1.8]))
+
+
 @pytest.mark.parametrize("kernel", [(4, 3, 3, 3), (2, 5, 1, 5), (3, 2, 3, 1)])
 def test_a_convolution_is_the_operator_on_the_image(kernel: tuple[int, ...]) -> None:
     w, (height, width) = normal(2, *kernel), (5, 6)
