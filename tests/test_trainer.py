@@ -158,7 +158,7 @@ class Interrupted(nn.Module):
         self.inner, self.left = inner, steps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.left -= self.training
+        self.left -= int(self.training)
         if self.left < 0:
             raise KeyboardInterrupt
         return self.inner(x)

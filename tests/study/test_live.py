@@ -90,9 +90,8 @@ def test_a_column_that_is_not_there_is_named_where_the_figure_would_be(tmp_path:
 
 def test_a_page_run_shows_no_bar_and_a_reader_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A notebook that is run as a page takes no input; JupyterLab's kernels do."""
-    import nbclient
-    import nbformat
-
+    nbclient = pytest.importorskip("nbclient", reason="of the book's packages")
+    nbformat = pytest.importorskip("nbformat", reason="of the book's packages")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))  # no startup files, and a home need not be writable
     cells = [
         "import pandas as pd\nfrom kdlib import study\ndef experiment(seed):\n    return pd.DataFrame({'value': [seed * scale]})\nscale = 2\nframe = study.run(experiment, {'seed': range(5)}, processes=2)",
