@@ -20,6 +20,7 @@ import yaml
 from jupytext.config import load_jupytext_config
 
 from . import budgets, calibration, contents, execute, gates, keys, pages, plain
+from . import release as release_tree
 
 CLAIMS_HEADER = (
     "# Every claim in the book: its sentence, where it comes from, the rows of a paper's claims that it tests, and the verdict\n"
@@ -73,6 +74,13 @@ def sphinx(root: Path, args: argparse.Namespace) -> int:
     faults = plain.differences(root)
     print("\n".join(faults) or f"{len(contents.toc_entries(root))} pages, all with the same headings as in the book")
     return int(bool(faults))
+
+
+def release(root: Path, args: argparse.Namespace) -> int:
+    """Write the tree of the release branch: each chapter as a notebook that runs anywhere, beside its source."""
+    chapters = release_tree.write(root)
+    print(f"{len(chapters)} notebooks: {release_tree.folder(root)}")
+    return 0
 
 
 def check(root: Path, args: argparse.Namespace) -> int:
@@ -195,7 +203,7 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(prog="python -m book.tools", description="From source to proof.")
     main.add_argument("--root", type=Path, default=Path(__file__).parents[2], help="the repository (default: this)")
     commands = main.add_subparsers(dest="command", required=True)
-    for function in (book, sphinx, run, check, claims, calibrate, lint, lab):
+    for function in (book, sphinx, release, run, check, claims, calibrate, lint, lab):
         command = commands.add_parser(
             function.__name__,
             help=function.__doc__,
