@@ -22,6 +22,9 @@ from .gates import CLAIMS_MIME, WIDGET_VIEW
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)  # what keeps a build from being written
+PAGE_TOOLS = {  # those of the tools that a page is made by
+    "pages.py", "contents.py", "keys.py", "docstrings.py", "languages.py", "launch.py", "learning.py", "release.py",
+}  # fmt: skip
 CACHED = re.compile(r"^(.+): Using cached notebook", re.MULTILINE)  # what the build says of a page it did not run
 
 
@@ -85,8 +88,7 @@ def site_key(root: Path) -> str:
     tools = [
         path
         for path in contents.files_under(root / "book" / "tools")
-        if path.name
-        in ("pages.py", "contents.py", "keys.py", "docstrings.py", "languages.py", "launch.py", "release.py")
+        if path.name in PAGE_TOOLS
     ]
     installed = sorted(f"{each.name} {each.version}" for each in distributions())
     return keys.digest(
