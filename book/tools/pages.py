@@ -85,11 +85,7 @@ def site_key(root: Path) -> str:
     files = [path for folder in folders for path in contents.files_under(folder)]
     sources = [path for path in files if "tools" not in path.relative_to(root).parts]
     notebooks = [chapter.executed(root, "page") for chapter in contents.chapters(root)]
-    tools = [
-        path
-        for path in contents.files_under(root / "book" / "tools")
-        if path.name in PAGE_TOOLS
-    ]
+    tools = [path for path in contents.files_under(root / "book" / "tools") if path.name in PAGE_TOOLS]
     installed = sorted(f"{each.name} {each.version}" for each in distributions())
     return keys.digest(
         root, [*sources, *notebooks, *tools, root / "_config.yml"], platform.python_version(), *installed
