@@ -1,4 +1,4 @@
-"""One figure, two lives: widgets in a notebook; in a rendered page, a control over frames drawn ahead by the same function."""
+"""One figure for notebooks and pages: controls over frames drawn ahead, which need no kernel, and training, which needs one."""
 
 from kdlib.explore.figure import Explorer, explore
 from kdlib.explore.frame import FIGSIZE, Control, Frame, in_words

@@ -1,4 +1,4 @@
-"""One figure, two lives: widgets in a notebook; in a rendered page, a control over frames drawn ahead by the same function."""
+"""One figure for notebooks and pages: controls over frames drawn ahead, which need no kernel, and training, which needs one."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import math
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kdlib.explore.frame import Control, Draw, Retrain, State, Sweep, Table
-from kdlib.explore.live import Live
 from kdlib.explore.page import html
+
+if TYPE_CHECKING:
+    from kdlib.explore.live import Live
 
 
 def explore(
@@ -26,7 +28,7 @@ def explore(
     max_bytes: int = 600_000,
     **controls: Iterable[Any] | Control,
 ) -> Explorer:
-    """Make one figure that a reader moves, live in a notebook and alike in a rendered page.
+    """Make one figure that a reader moves, in a notebook and in a rendered page alike.
 
     draw(**state) draws on the current matplotlib figure, from numbers computed before, and returns the sentence that says
         what is to be seen: the text under the figure, and the text for those who cannot see it. Every state is drawn here
@@ -35,7 +37,7 @@ def explore(
     table: the data behind the figure, a tidy DataFrame (the rows of a state are picked by the columns named like controls,
         and those columns left out) or a function of the state that returns one.
     caption: one plain sentence on what was run, the same at every state. start: the state shown first (else first values).
-    retrain(**state) is a generator for settings outside the grid, live only. It yields numbers from 0 to 1, or objects with
+    retrain(**state) is a generator for settings outside the grid, in a notebook whose kernel runs. It yields numbers from 0 to 1, or objects with
         `step` and `steps`, and returns a pair (draw, table) that shows the new setting, or nothing if the ones given here do.
         Its steps run in a worker thread, so the kernel hears the stop button; figures are never drawn in that thread.
     controls: one to three, each name=list of numbers, strings or bools, or name=Control. All combinations are drawn.
@@ -69,25 +71,29 @@ def explore(
 
 
 class Explorer(Sweep):
-    """A figure with controls, made by `explore`: display it. `html()` is its life in a page, `live` the one in a notebook.
+    """A figure with controls, made by `explore`: display it. `html()` is the figure, `live` trains further settings for it.
 
     `frames` holds a Frame for every combination of the controls' values, last control fastest.
     """
 
     @cached_property
     def live(self) -> Live:
-        """The widgets of this figure, made when first asked for."""
+        """What trains settings outside the grid, made when first asked for."""
+        from kdlib.explore.live import Live  # the widgets behind it are wanted by few figures, and by no script
+
         return Live(self)
 
     def html(self) -> str:
-        """The figure for a rendered page: one string, nothing to fetch, the first state visible without scripts."""
+        """The figure: one string, nothing to fetch, the first state visible without scripts."""
         return html(self)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        """Both lives at once: JupyterLab takes the widgets, a page builder the HTML, a terminal the sentence."""
-        view = "application/vnd.jupyter.widget-view+json"
-        live = self.live.box._repr_mimebundle_()
-        return {view: live[view], "text/html": self.html(), "text/plain": self.frame(self.start).sentence}
+        """The same figure for notebooks and pages, and its sentence for a terminal.
+
+        No widget: a figure of plain HTML answers while the kernel is busy, and in a notebook that was opened again.
+        """
+        page = html(self, self.live.token) if self.retrain else self.html()
+        return {"text/html": page, "text/plain": self.frame(self.start).sentence}
 
 
 def _checked(name: str, given: Iterable[Any] | Control) -> Control:

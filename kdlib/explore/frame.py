@@ -1,4 +1,4 @@
-"""What a figure shows at each state of its controls, drawn ahead: the common ground of its two lives."""
+"""What a figure shows at each state of its controls, drawn ahead, wherever it is shown."""
 
 from __future__ import annotations
 

@@ -1,95 +1,92 @@
-"""A figure's life in a notebook: ipywidgets, and the training of settings outside the grid."""
+"""A figure's kernel: trains settings outside the grid and hands their frames to the figure in the browser."""
 
 from __future__ import annotations
 
 import asyncio
-import html as markup
-from collections.abc import Generator
+import math
+import uuid
+from collections.abc import Generator, Mapping
+from dataclasses import asdict
 from typing import Any
 
-import ipywidgets
+import anywidget
+import traitlets
 
-from kdlib.explore.frame import Frame, Sweep
-from kdlib.explore.page import asset, table
+from kdlib.explore.frame import Frame, State, Sweep
+from kdlib.explore.page import asset
 
 
-class Live:
-    """The widgets of one figure. `box` is the one to display, `controls` the inputs by name, `frame` what is shown.
+class Live(anywidget.AnyWidget):
+    """What a notebook's figure asks of its kernel: `train` a setting, or `stop`. The controls never need it.
 
-    Sliders use plain `observe` callbacks: an error in one reaches the caller and is never caught in an Output widget. Errors
-    in training are shown under the figure and raised by `train`; a button, whose callbacks ipywidgets guards, logs them.
+    It has no view. Its script (train.js) joins it to the figures that carry its `token`, whichever of them comes first, and
+    says there what it says here: `said` (an error if `failed`), `busy`, `progress` from 0 to 1, the frames `trained` so far,
+    and how many requests were `answered`, so that a reader who waits for a kernel at work on other cells is told so.
     """
 
-    def __init__(self, sweep: Sweep) -> None:
-        self.sweep = sweep
-        wrap = ipywidgets.Layout(flex_flow="row wrap")
-        style = {"description_width": "auto"}
-        self.controls: dict[str, Any] = {}
-        for name, control in sweep.controls.items():
-            kind = ipywidgets.SelectionSlider if control.numeric else ipywidgets.Dropdown
-            self.controls[name] = kind(
-                options=list(zip(control.texts, control.options, strict=True)),
-                value=sweep.start[name],
-                description=control.label or name,
-                style=style,
-                layout=ipywidgets.Layout(width="22rem"),
-            )
-            self.controls[name].observe(self._moved, names="value")
-        self.picture, self.sentence, self.table = (ipywidgets.HTML() for _ in range(3))
-        # not a details element like the page's, which would close at every move
-        folded = ipywidgets.Accordion([self.table], titles=["Data behind the figure"])
-        caption = f"<p>{markup.escape(sweep.caption)}</p>" if sweep.caption else ""
-        words = ipywidgets.HTML(f"<style>{asset('explore.css')}</style>{caption}")
+    _esm = asset("train.js")
+    _view_name = traitlets.Unicode(None, allow_none=True).tag(sync=True)
+    token = traitlets.Unicode().tag(sync=True)
+    said = traitlets.Unicode().tag(sync=True)
+    failed = traitlets.Bool().tag(sync=True)
+    busy = traitlets.Bool().tag(sync=True)
+    progress = traitlets.Float().tag(sync=True)
+    answered = traitlets.Int().tag(sync=True)
+    trained = traitlets.List(traitlets.Dict()).tag(sync=True)
 
-        self.numbers = {
-            name: ipywidgets.FloatText(sweep.start[name], description=control.label or name, style=style)
-            for name, control in sweep.controls.items()
-            if control.numeric
-        }
-        self.train_button = ipywidgets.Button(description="Train this setting")
-        self.stop_button = ipywidgets.Button(description="Stop", disabled=True)
-        self.progress = ipywidgets.FloatProgress(min=0.0, max=1.0)
-        self.message = ipywidgets.HTML()
-        self.train_button.on_click(self._press_train)
-        self.stop_button.on_click(self._press_stop)
+    def __init__(self, sweep: Sweep) -> None:
+        super().__init__(token=uuid.uuid4().hex)
+        self.sweep, self.frames = sweep, dict[str, Frame]()
         self._stopped = False
         self._task: asyncio.Task[None] | None = None
-        training = [
-            ipywidgets.HBox([*self.numbers.values(), self.train_button], layout=wrap),
-            ipywidgets.HBox([self.progress, self.stop_button], layout=wrap),
-            self.message,
-        ]
+        self.on_msg(lambda _, content, __: self._hear(content))
 
-        inputs = ipywidgets.HBox(list(self.controls.values()), layout=wrap)
-        parts = [self.picture, inputs, self.sentence, words]
-        parts += [folded] if sweep.table is not None else []
-        parts += training if sweep.retrain else []
-        self.box = ipywidgets.VBox(parts)
-        self.box.add_class("kdx")
-        self.show(sweep.frame(sweep.start))
+    async def train(self, **state: Any) -> None:
+        """Train a setting until done or stopped and show it: values by control, the start's where none is given.
 
-    @property
-    def state(self) -> dict[str, Any]:
-        """Where the controls stand."""
-        return {name: control.value for name, control in self.controls.items()}
+        Errors of the training are shown under the figure and raised. ValueError for a setting that the controls cannot mean,
+        in a figure without `retrain`, and while another setting is being trained.
+        """
+        await self._run(self._begin(state))
 
-    def show(self, frame: Frame) -> None:
-        """Put one frame in front of the reader: picture, sentence and table together."""
-        self.frame = frame
-        alt, source = markup.escape(frame.sentence), markup.escape(frame.source)
-        self.picture.value = f'<img alt="{alt}" src="{source}" style="max-width: 100%">'
-        self.sentence.value = f'<p role="status">{alt}</p>'
-        self.table.value = table(frame)
+    def stop(self) -> None:
+        """End the training that runs, after the step that it is at."""
+        self._stopped = True
 
-    async def train(self) -> None:
-        """Train the setting in the number fields until done or stopped, then show it. An error is shown and raised."""
+    def _hear(self, content: Mapping[str, Any]) -> None:
+        """A request from the browser: the stop button, or where the controls stand and the numbers in the fields."""
+        if "stop" in content:
+            self.stop()
+        if "train" not in content:
+            return
+        at, numbers = content["train"]["at"], content["train"]["numbers"]
+        options = [control.options[i] for control, i in zip(self.sweep.controls.values(), at, strict=True)]
+        with self.hold_sync():  # the answer and what it is arrive together
+            self.answered += 1
+            if self.busy:  # another window asked first
+                return
+            state = self._begin(dict(zip(self.sweep.controls, options, strict=True)) | numbers)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # no kernel to keep free: train here and return when done
+            asyncio.run(self._run(state))
+        else:
+            self._task = loop.create_task(self._run(state))  # kept, since the loop holds its tasks only weakly
+
+    def _begin(self, given: State) -> State:
+        """The whole setting that is to be trained, announced."""
+        if self.sweep.retrain is None:
+            raise ValueError("train needs a figure that was made with retrain, got one without")
+        if self.busy:
+            raise ValueError(f"train must wait until the setting in training is ready, got {given} before")
+        state = self._setting(given)
+        self._stopped = False
+        self._say(f"Training {self.sweep.words(state)}.", busy=True)
+        return state
+
+    async def _run(self, state: State) -> None:
         assert self.sweep.retrain is not None
-        state = self.state | {name: self._number(name) for name in self.numbers}
-        words = self.sweep.words(state)
-        self._stopped, self.progress.value = False, 0.0
-        self.train_button.disabled, self.stop_button.disabled = True, False
-        self._say(f"Training {words}.")
-        steps = None
+        words, steps = self.sweep.words(state), None
         try:
             steps = self.sweep.retrain(**state)
             if not isinstance(steps, Generator):
@@ -98,43 +95,43 @@ class Live:
             while not (done or self._stopped):
                 # in a thread: the kernel stays free to hear the stop button
                 done, value = await asyncio.to_thread(_advance, steps)
-                self.progress.value = 1.0 if done else _fraction(value)
+                self.progress = 1.0 if done else _fraction(value)
             if done:
-                self.show(self.sweep.render(state, value))
+                frame = self.sweep.render(state, value)
+                self.frames = {at: old for at, old in self.frames.items() if at != words} | {words: frame}
                 self._say(f"Shown: {words}, trained just now. Any control leads back to the settings above.")
+                self.trained = [asdict(frame) for frame in self.frames.values()]
             else:
                 self._say(f"Stopped before {words} was ready.")
         except Exception as error:
-            self._say(f"{words} failed: {type(error).__name__}: {error}", role="alert")
+            self._say(f"{words} failed: {type(error).__name__}: {error}", failed=True)
             raise
         finally:
             if isinstance(steps, Generator):
                 steps.close()
-            self.train_button.disabled, self.stop_button.disabled = False, True
 
-    def _moved(self, _change: Any) -> None:
-        self.message.value = ""
-        self.show(self.sweep.frame(self.state))
+    def _setting(self, given: Mapping[str, Any]) -> State:
+        """A whole setting, its numbers whole where all options of their control are. ValueError for one that cannot be."""
+        state = dict(self.sweep.start)
+        for name, value in given.items():
+            if name not in state:
+                raise ValueError(f"train must be given controls of the figure ({', '.join(state)}), got {name!r}")
+            control = self.sweep.controls[name]
+            if not control.numeric:
+                if value not in control.options:
+                    raise ValueError(f"{name} must be one of {list(control.options)}, got {value!r}")
+            elif not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value!r}")
+            elif float(value).is_integer() and all(isinstance(option, int) for option in control.options):
+                value = int(value)
+            state[name] = value
+        return state
 
-    def _press_train(self, _button: Any) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # no kernel to keep free: train here and return when done
-            asyncio.run(self.train())
-        else:
-            self._task = loop.create_task(self.train())  # kept, since the loop holds its tasks only weakly
-
-    def _press_stop(self, _button: Any) -> None:
-        self._stopped = True
-
-    def _number(self, name: str) -> float | int:
-        """A number field's value, whole where all options of its control are."""
-        value = float(self.numbers[name].value)
-        whole = all(isinstance(option, int) for option in self.sweep.controls[name].options)
-        return int(value) if whole and value.is_integer() else value
-
-    def _say(self, text: str, role: str = "status") -> None:
-        self.message.value = f'<p role="{role}">{markup.escape(text)}</p>'
+    def _say(self, text: str, *, busy: bool = False, failed: bool = False) -> None:
+        with self.hold_sync():
+            self.said, self.busy, self.failed = text, busy, failed
+            if busy:
+                self.progress = 0.0
 
 
 def _advance(steps: Generator[Any, None, Any]) -> tuple[bool, Any]:

@@ -1,4 +1,4 @@
-"""A figure's life in a rendered page: native inputs over frames drawn ahead; works from a file, offline and printed."""
+"""A figure as HTML: native inputs over frames drawn ahead; works from a file, offline, printed and without a kernel."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from typing import Any
 from kdlib.explore.frame import Frame, Sweep
 
 
-def html(sweep: Sweep) -> str:
-    """The whole figure as one string of HTML: the first state as plain elements, all states for the script."""
+def html(sweep: Sweep, kernel: str = "") -> str:
+    """The whole figure as one string of HTML: the first state as plain elements, all states for the script.
+
+    kernel: the token by which the figure and the kernel that trains other settings for it find each other in a notebook; a
+        figure with one has a panel for that, which a page never shows.
+    """
     first, name = sweep.frame(sweep.start), figure_id(sweep)
     width, height = (round(float(x) / 0.75) for x in re.findall(r'(?:width|height)="([\d.]+)pt"', first.svg)[:2])
     controls = "".join(_control(sweep, i, control) for i, control in enumerate(sweep.controls))
@@ -22,9 +26,10 @@ def html(sweep: Sweep) -> str:
     # `</` and `<!` would end or swallow the script element; JSON has another spelling for both.
     frames = json.dumps(data(sweep), ensure_ascii=False, separators=(",", ":"))
     frames = frames.replace("</", "<\\/").replace("<!", "\\u003c!")
+    joined = f' data-kernel="{kernel}"' if kernel else ""
     parts = [
-        f'<figure class="kdx" id="{name}" style="max-width: {width}px">',
-        f"<style>{asset('explore.css')}</style>",
+        f'<figure class="kdx" id="{name}"{joined} style="max-width: {width}px">',
+        f"<style>{asset('explore.css')}{asset('train.css') * bool(kernel)}</style>",
         f'<img class="kdx-picture dark-light" alt="{markup.escape(first.sentence)}" width="{width}" height="{height}"'
         f' src="{markup.escape(first.source)}">',
         f'<div class="kdx-controls" role="group" aria-label="Controls of the figure" hidden>{controls}</div>',
@@ -33,6 +38,7 @@ def html(sweep: Sweep) -> str:
         f"<details><summary>Data behind the figure</summary>{table(first)}</details>" if first.table else "",
         f'<script type="application/json" class="kdx-frames">{frames}</script>',
         f"<figcaption>{caption}</figcaption>" if caption else "",
+        _training(sweep) if kernel else "",
         f"</figure>\n<script>{asset('explore.js')}</script>",
     ]
     return "\n".join(filter(None, parts))
@@ -99,6 +105,25 @@ def _control(sweep: Sweep, i: int, name: str) -> str:
     return (
         f'<div class="kdx-control"><label>{label}{field}</label>'
         f'<output aria-live="off">{texts[at]}</output><datalist id="{ticks}">{marks}</datalist></div>'
+    )
+
+
+def _training(sweep: Sweep) -> str:
+    """Fields for a setting outside the grid, with the button that asks the kernel to train it."""
+    fields = "".join(
+        f'<div class="kdx-control"><label><span class="kdx-name">{markup.escape(control.label or name)}</span><input '
+        f'type="number" name="{markup.escape(name)}" value="{sweep.start[name]}" step="any" required></label></div>'
+        for name, control in sweep.controls.items()
+        if control.numeric
+    )
+    return (
+        '<div class="kdx-train" role="group" aria-label="Train another setting" hidden>'
+        f'<div class="kdx-fields">{fields}</div><div class="kdx-steps">'
+        '<button type="button" aria-disabled="true">Train this setting</button>'
+        '<button type="button" aria-disabled="true">Stop</button>'
+        '<progress max="1" value="0" aria-label="Progress of training"></progress></div>'
+        '<p class="kdx-said" role="status">No kernel is connected to this figure: run its cell again to train other '
+        'settings.</p><div class="kdx-trained kdx-control" hidden></div></div>'
     )
 
 

@@ -1,4 +1,4 @@
-"""`explore`: what the widgets show and what the page holds are the same at every state; bad input is named."""
+"""`explore`: the page holds what `draw` and `table` give at every state; training adds settings; bad input is named."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ import pytest
 import seaborn as sns
 
 from kdlib.explore import Control, Explorer, explore
+from kdlib.explore.page import asset
 
 TEMPERATURES, ALPHAS, IMAGES = [1, 2, 4], [0.0, 0.5, 0.9], ["a shoe", "a boot"]
 RESULTS = pd.DataFrame(
@@ -97,44 +98,44 @@ def cells(markup: str) -> list[list[str]]:
     return [re.findall(r"<t[hd][^>]*>([^<]*)", row) for row in re.findall(r"<tr>.*?</tr>", markup)]
 
 
-# ---- the two lives are one figure
+# ---- one figure for notebooks and pages
 
 
-def test_every_state_of_the_page_equals_the_widgets_moved_there() -> None:
-    held, live = page_data(figure()), figure().live  # two explorers: nothing is shared but the inputs
-    texts = [control["texts"] for control in held["controls"]]
-    assert texts == [["1", "2", "4"], ["0", "0.5", "0.9"], ["a shoe", "a boot"]]
-    states = [(T, alpha, image) for T in range(3) for alpha in range(3) for image in range(2)]
-    corners = [(0, 0, 0), (2, 2, 1), (0, 2, 0), (2, 0, 1), (0, 0, 1), (2, 2, 0)]
-    for at in [*states, *reversed(states), *corners]:
-        for name, i in zip(live.controls, at, strict=True):
-            live.controls[name].value = live.controls[name].options[i][1]
-        frame = held["frames"][at[0] * 6 + at[1] * 2 + at[2]]
-        (shown,) = Elements(live.picture.value).all("img")
-        assert picture(shown["src"]) == frame["svg"]
-        assert shown["alt"] == frame["sentence"] == re.sub("<.*?>", "", live.sentence.value)
-        rows = held["tables"][frame["table"]]
-        assert cells(live.table.value) == [rows["columns"], *rows["rows"]]
-        T, alpha, image = TEMPERATURES[at[0]], ALPHAS[at[1]], IMAGES[at[2]]
+def test_every_state_of_the_page_is_what_draw_and_table_give_now() -> None:
+    explorer = figure()
+    held = page_data(explorer)
+    assert [control["texts"] for control in held["controls"]] == [["1", "2", "4"], ["0", "0.5", "0.9"], IMAGES]
+    states = [{"T": T, "alpha": alpha, "image": image} for T in TEMPERATURES for alpha in ALPHAS for image in IMAGES]
+    assert explorer.states() == states and len(held["frames"]) == 18
+    for state, frame in zip(states, held["frames"], strict=True):
+        fresh = explorer.render(state)
+        assert (fresh.svg, fresh.sentence, fresh.state) == (frame["svg"], frame["sentence"], frame["state"])
+        T, alpha, image = state.values()
         assert frame["sentence"].startswith(f"At T = {T} and alpha = {alpha:g}, {image}")
-        assert rows["rows"][1] == ["teacher", f"{71 + T * alpha + len(image):.4g}"]
+        rows = held["tables"][frame["table"]]
+        assert rows == fresh.table and rows["rows"][1] == ["teacher", f"{71 + T * alpha + len(image):.4g}"]
     assert len({frame["svg"] for frame in held["frames"]}) > 5
 
 
-def test_a_frame_of_the_page_is_what_draw_draws_now() -> None:
+def test_a_notebook_gets_the_pages_figure_and_a_terminal_the_sentence() -> None:
     explorer = figure()
-    for state, frame in zip(explorer.states(), page_data(explorer)["frames"], strict=True):
-        fresh = explorer.render(state)
-        assert (fresh.svg, fresh.sentence, fresh.state) == (frame["svg"], frame["sentence"], frame["state"])
+    sentence = "At T = 2 and alpha = 0.9, a shoe gives 78.8 %."
+    assert explorer._repr_mimebundle_() == {"text/html": explorer.html(), "text/plain": sentence}
 
 
-def test_one_bundle_carries_both_lives_and_the_sentence() -> None:
-    explorer = figure()
-    bundle = explorer._repr_mimebundle_()
-    view = bundle["application/vnd.jupyter.widget-view+json"]
-    assert view["model_id"] == explorer.live.box.model_id
-    assert bundle["text/html"] == explorer.html()
-    assert bundle["text/plain"] == "At T = 2 and alpha = 0.9, a shoe gives 78.8 %."
+def test_a_figure_that_trains_differs_in_the_panel_for_it_alone() -> None:
+    explorer = figure(retrain=lambda **state: iter(()))
+    shown = explorer._repr_mimebundle_()["text/html"]
+    page = Elements(shown)
+    assert page.all("figure")[0]["data-kernel"] == explorer.live.token
+    (panel,) = [attrs for attrs in page.all("div") if attrs.get("class") == "kdx-train"]
+    assert "hidden" in panel  # until the script sees that it is in a notebook
+    fields = [field for field in page.all("input") if field["type"] == "number"]
+    assert [(field["name"], field["value"]) for field in fields] == [("T", "2"), ("alpha", "0.9")]
+    assert [button["aria-disabled"] for button in page.all("button")] == ["true", "true"]
+    bare = re.sub(r' data-kernel="\w+"|<div class="kdx-train".*</div></div>\n', "", shown)
+    assert bare.replace(asset("train.css"), "") == explorer.html()
+    assert explorer.live.token != figure(retrain=lambda **state: iter(())).live.token
 
 
 def test_the_first_state_is_in_the_page_without_scripts() -> None:
@@ -304,15 +305,6 @@ def test_jitter_is_the_same_every_time() -> None:
     assert explore(jittered, T=[1, 2]).html() == explore(jittered, T=[1, 2]).html()
 
 
-def test_a_move_takes_less_than_150_milliseconds() -> None:
-    live, took = figure().live, []
-    for value in TEMPERATURES * 5:
-        began = time.perf_counter()
-        live.controls["T"].value = value
-        took.append(time.perf_counter() - began)
-    assert sorted(took)[len(took) // 2] < 0.15
-
-
 # ---- tables
 
 
@@ -368,8 +360,8 @@ def test_markup_in_labels_sentences_and_tables_stays_text() -> None:
     assert page.all("img")[0]["alt"] == f"Kind {evil}."
     assert page_data(explorer)["frames"][0]["sentence"] == f"Kind {evil}."
     assert page_data(explorer)["tables"][0]["rows"] == [[evil]]
-    for widget in (explorer.live.picture, explorer.live.sentence, explorer.live.table):
-        assert all("onerror" not in attrs for _, attrs in Elements(widget.value).tags)
+    panel = Elements(explore(line, retrain=boom, T=Control([1, 2], evil))._repr_mimebundle_()["text/html"])
+    assert len(panel.all("img")) == 1 and all("onerror" not in attrs for _, attrs in panel.tags)
 
 
 # ---- bad input
@@ -442,7 +434,6 @@ def test_a_draw_that_fails_raises_and_leaves_no_figure_behind() -> None:
 def test_numpy_values_and_starts_become_the_controls_own() -> None:
     explorer = explore(line, start={"T": 2.0}, T=np.array([1, 2]))
     assert explorer.start == {"T": 2} and type(explorer.start["T"]) is int
-    assert explorer.live.state == {"T": 2}
 
 
 def test_bools_and_strings_are_lists_to_choose_from() -> None:
@@ -454,9 +445,8 @@ def test_bools_and_strings_are_lists_to_choose_from() -> None:
     page = Elements(explorer.html())
     assert len(page.all("select")) == 2 and not page.all("input")
     assert [option["value"] for option in page.all("option") if "selected" in option] == ["0", "0"]
-    assert explorer.live.controls["on"].options == (("off", False), ("on", True))
-    explorer.live.controls["on"].value = True
-    assert explorer.live.frame.sentence == "a, True."
+    assert page_data(explorer)["controls"][0] == {"name": "on", "texts": ["off", "on"]}
+    assert page_data(explorer)["frames"][2]["sentence"] == "a, True."
 
 
 # ---- training outside the grid
@@ -473,30 +463,47 @@ def trained(T: float) -> str:
     return f"Trained at {T:g}."
 
 
+def ask(explorer: Explorer, *at: int, **numbers: float) -> None:
+    """What the button does: where the controls stand and the numbers in the fields go to the kernel."""
+    explorer.live._handle_custom_msg({"train": {"at": list(at), "numbers": numbers}}, [])
+
+
 def test_training_shows_a_setting_outside_the_grid() -> None:
     seen = []
 
     def retrain(T: float) -> Generator[Any, None, Any]:
         for step in range(1, 5):
             yield Progress(step, 4) if step < 3 else step / 4
-            seen.append((T, explorer.live.progress.value, explorer.live.stop_button.disabled))
+            seen.append((T, live.progress, live.busy, live.answered))
         return trained, pd.DataFrame({"T": [T], "gain": [0.5]})
 
     explorer = explore(line, retrain=retrain, T=[1, 2])
     live = explorer.live
-    assert live.box in (live.box, *live.box.children) and live.train_button in live.box.children[4].children
-    live.numbers["T"].value = 3
-    live.train_button.click()
-    assert seen == [(3, 0.25, False), (3, 0.5, False), (3, 0.75, False), (3, 1.0, False)]
+    ask(explorer, 0, T=3)
+    assert seen == [(3, 0.25, True, 1), (3, 0.5, True, 1), (3, 0.75, True, 1), (3, 1.0, True, 1)]
     assert type(seen[0][0]) is int
-    assert live.frame.sentence == "Trained at 3." and 'alt="Trained at 3."' in live.picture.value
-    assert cells(live.table.value) == [["gain"], ["0.5"]]
-    assert "Shown: T = 3, trained just now" in live.message.value
-    assert (live.train_button.disabled, live.stop_button.disabled) == (False, True)
-    live.controls["T"].value = 2
-    assert live.frame.sentence == "A line to 2." and live.message.value == ""
+    (frame,) = live.trained
+    assert frame == vars(live.frames["T = 3"]) and frame["sentence"] == "Trained at 3."
+    assert frame["table"] == {"columns": ["gain"], "numeric": [True], "rows": [["0.5"]]}
+    assert "Shown: T = 3, trained just now" in live.said and (live.busy, live.failed) == (False, False)
+    asyncio.run(live.train(T=2.5))
+    asyncio.run(live.train(T=3))  # trained again, it is last and there once
+    assert [frame["state"] for frame in live.trained] == ["T = 2.5", "T = 3"] == list(live.frames)
     assert "Other settings can be trained in JupyterLab." in explorer.html()
-    assert "JupyterLab" not in explore(line, T=[1, 2]).html()
+    assert "JupyterLab" not in explore(line, T=[1, 2])._repr_mimebundle_()["text/html"]
+
+
+def test_training_starts_from_where_the_controls_stand() -> None:
+    seen = []
+
+    def retrain(**state: Any) -> Generator[float, None, None]:
+        seen.append(state)
+        yield 1.0
+
+    explorer = figure(retrain=retrain)
+    ask(explorer, 2, 1, 1, T=3, alpha=0.25)
+    asyncio.run(explorer.live.train(alpha=0.5))  # what is not said stands as at the start
+    assert seen == [{"T": 3, "alpha": 0.25, "image": "a boot"}, {"T": 2, "alpha": 0.5, "image": "a shoe"}]
 
 
 def test_training_may_leave_drawing_to_the_draw_it_has() -> None:
@@ -504,9 +511,8 @@ def test_training_may_leave_drawing_to_the_draw_it_has() -> None:
         yield 1.0
 
     live = explore(line, retrain=retrain, T=[1.0, 2.0]).live
-    live.numbers["T"].value = 2.5
-    live.train_button.click()
-    assert live.frame.sentence == "A line to 2.5."
+    asyncio.run(live.train(T=2.5))
+    assert live.trained[0]["sentence"] == "A line to 2.5."
 
 
 def test_the_stop_button_ends_training_while_it_runs() -> None:
@@ -520,22 +526,26 @@ def test_the_stop_button_ends_training_while_it_runs() -> None:
         finally:
             ended.append(T)
 
-    live = explore(line, retrain=retrain, T=[1, 2]).live
+    explorer = explore(line, retrain=retrain, T=[1, 2])
+    live = explorer.live
 
     async def press() -> None:
-        live.numbers["T"].value = 7
-        live.train_button.click()
-        while live.progress.value == 0:
+        ask(explorer, 0, T=7)
+        while live.progress == 0:
             await asyncio.sleep(0.005)  # the loop is free while a step runs in its thread
-        assert not live.stop_button.disabled and not ended
-        live.stop_button.click()
+        assert live.busy and not ended
+        ask(explorer, 0, T=8)  # from another window: heard, and not taken up
+        assert live.answered == 2 and "Training T = 7" in live.said
+        live._handle_custom_msg({"stop": True}, [])
         assert live._task is not None
+        await live._task
+        ask(explorer, 0, T=9)
+        live._handle_custom_msg({"stop": True}, [])  # both waited for a kernel that was at work elsewhere
         await live._task
 
     asyncio.run(press())
-    assert ended == [7]
-    assert live.frame.sentence == "A line to 1."
-    assert "Stopped before T = 7 was ready" in live.message.value
+    assert ended == [7] and live.trained == []  # the other one never began
+    assert "Stopped before T = 9 was ready" in live.said and not live.busy
 
 
 def boom(T: float) -> Generator[float, None, None]:
@@ -551,7 +561,7 @@ def bad_draw(T: float) -> Generator[float, None, Any]:
 @pytest.mark.parametrize(
     ("retrain", "error", "shown"),
     [
-        (boom, ArithmeticError, "ArithmeticError: the loss is &lt;nan&gt;"),
+        (boom, ArithmeticError, "ArithmeticError: the loss is <nan>"),
         (bad_draw, ValueError, "stayed empty"),
         (lambda T: [0.5], ValueError, "retrain must be a generator function, got one that returns list"),
     ],
@@ -559,9 +569,26 @@ def bad_draw(T: float) -> Generator[float, None, Any]:
 def test_an_error_in_training_is_seen_and_raised(retrain: Any, error: type[Exception], shown: str) -> None:
     live = explore(line, retrain=retrain, T=[1, 2]).live
     with pytest.raises(error):
-        asyncio.run(live.train())
-    assert shown in live.message.value and 'role="alert"' in live.message.value
-    assert (live.train_button.disabled, live.stop_button.disabled) == (False, True)
+        asyncio.run(live.train(T=3))
+    assert shown in live.said and (live.failed, live.busy) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"U": 1}, r"train must be given controls of the figure \(T, image\), got 'U'"),
+        ({"T": float("nan")}, "T must be a finite number, got nan"),
+        ({"T": "3"}, "T must be a finite number, got '3'"),
+        ({"image": "a bag"}, r"image must be one of \['a shoe', 'a boot'\], got 'a bag'"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(state: dict[str, Any], message: str) -> None:
+    live = explore(lambda T, image: line(T), retrain=lambda **at: iter(()), T=[1, 2], image=IMAGES).live
+    with pytest.raises(ValueError, match=message):
+        asyncio.run(live.train(**state))
+    assert not live.busy
+    with pytest.raises(ValueError, match="made with retrain"):
+        asyncio.run(explore(line, T=[1]).live.train(T=2))
 
 
 # ---- the rooms

@@ -1,4 +1,4 @@
-// Brings the figures of a page to life: every frame is already in the page, a move only looks one up.
+// Brings figures to life, in a page and in a notebook: every frame is already here, a move only looks one up.
 (() => {
   "use strict";
   if (window.kdx) {
@@ -6,11 +6,13 @@
     return;
   }
   const PAUSE = 1000; // ms; moves closer together than this are one step of the browser's history
+  const inJupyter = document.getElementById("jupyter-config-data") !== null; // where the address is the application's
   let lastMove = -Infinity;
 
-  const fragment = () => new URLSearchParams(location.hash.slice(1));
+  const fragment = () => new URLSearchParams(inJupyter ? "" : location.hash.slice(1));
 
   function remember(id, names, texts) {
+    if (inJupyter) return;
     const all = fragment();
     for (const key of [...all.keys()]) {
       if (!key.startsWith("kdx-") || key.startsWith(id + ".")) all.delete(key);
@@ -46,7 +48,7 @@
   function start(figure) {
     const part = (name) => figure.querySelector(".kdx-" + name);
     const data = JSON.parse(part("frames").textContent);
-    const inputs = [...figure.querySelectorAll(".kdx-control input, .kdx-control select")];
+    const inputs = [...part("controls").querySelectorAll("input, select")];
     const names = data.controls.map((control) => control.name);
     // The same figure twice on a page: the second one keeps a state of its own.
     const twins = document.querySelectorAll(".kdx-ready#" + figure.id).length;
@@ -54,6 +56,19 @@
     let shown = data.start.join();
 
     const textsAt = (at) => data.controls.map((control, c) => control.texts[at[c]]);
+    const positions = () => inputs.map((input) => Number(input.value));
+
+    function put(frame, table) {
+      shown = "";
+      part("picture").src = "data:image/svg+xml," + encodeURIComponent(frame.svg);
+      part("picture").alt = frame.sentence;
+      part("sentence").textContent = frame.sentence;
+      part("state").textContent = frame.state;
+      const details = figure.querySelector("details");
+      if (!details) return;
+      details.hidden = !table;
+      if (table) fillTable(details.querySelector("table"), table, frame.state);
+    }
 
     function show(at) {
       at.forEach((i, c) => {
@@ -64,14 +79,10 @@
         inputs[c].closest(".kdx-control").querySelector("output").value = text;
       });
       if (at.join() === shown) return; // nothing to announce
-      shown = at.join();
       const index = at.reduce((sum, i, c) => sum * data.controls[c].texts.length + i, 0);
       const frame = data.frames[index];
-      part("picture").src = "data:image/svg+xml," + encodeURIComponent(frame.svg);
-      part("picture").alt = frame.sentence;
-      part("sentence").textContent = frame.sentence;
-      part("state").textContent = frame.state;
-      if (frame.table !== null) fillTable(figure.querySelector("table"), data.tables[frame.table], frame.state);
+      put(frame, data.tables[frame.table]);
+      shown = at.join();
     }
 
     function recall() {
@@ -86,16 +97,34 @@
 
     inputs.forEach((input) =>
       input.addEventListener("input", () => {
-        const at = inputs.map((each) => Number(each.value));
+        const at = positions();
         show(at);
         remember(id, names, textsAt(at));
       }),
     );
-    addEventListener("popstate", recall);
-    addEventListener("hashchange", recall);
+    if (inJupyter) {
+      // Keys without Ctrl and the like are the figure's; the notebook would take arrows and letters for commands.
+      figure.addEventListener("keydown", (event) => {
+        const modified = event.ctrlKey || event.metaKey || event.altKey || event.shiftKey;
+        if (!modified && event.key !== "Escape") event.stopPropagation();
+      });
+    } else {
+      addEventListener("popstate", recall);
+      addEventListener("hashchange", recall);
+    }
     figure.classList.add("kdx-ready");
     part("controls").hidden = false;
     recall();
+    if (inJupyter && part("train")) {
+      figure.kdx = {
+        at: positions,
+        put: (frame) => put(frame, frame.table), // a frame from outside the grid, until a control moves
+        back: () => show(positions()),
+      };
+      part("train").hidden = false;
+      window.kdx.trainable.add(figure); // its kernel (train.js) may come before it or after it
+      dispatchEvent(new CustomEvent("kdx-trainable", { detail: figure }));
+    }
 
     // A link to a state leads to its figure; a reload stays where the reader was.
     const [first] = fragment().keys();
@@ -107,5 +136,6 @@
   }
 
   window.kdx = () => document.querySelectorAll("figure.kdx:not(.kdx-ready)").forEach(start);
+  window.kdx.trainable = new Set();
   window.kdx();
 })();
