@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 
-.PHONY: help book check sphinx release test lowest newest lab bench mutants lint fix lock clean
+.PHONY: help book check sphinx release links test lowest newest lab bench mutants lint fix lock clean
 
 help: ## list the commands
 	@awk -F ':[^#]*## ' '/^[a-z]+:[^#]*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ sphinx: book ## build the pages a second time, with Sphinx alone, and compare th
 
 release: $(READY) ## write the release branch's tree to _build/release: chapters as notebooks that run anywhere
 	@$(RUN) -m book.tools release
+
+links: book ## where the pages' links lead: inside always, outside where there is a network
+	@$(RUN) -m book.tools links
 
 test: lint book ## everything CI runs that needs no system package; says what it skipped
 	@$(RUN) -m pytest

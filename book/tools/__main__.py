@@ -20,6 +20,7 @@ import yaml
 from jupytext.config import load_jupytext_config
 
 from . import budgets, calibration, contents, execute, gates, keys, pages, plain
+from . import links as link_check
 from . import release as release_tree
 
 CLAIMS_HEADER = (
@@ -81,6 +82,26 @@ def release(root: Path, args: argparse.Namespace) -> int:
     chapters = release_tree.write(root)
     print(f"{len(chapters)} notebooks: {release_tree.folder(root)}")
     return 0
+
+
+def links(root: Path, args: argparse.Namespace) -> int:
+    """Check the links of the built pages: inside always, outside where there is a network."""
+    site = pages.site(root).resolve()
+    if not (site / "index.html").is_file():
+        raise ValueError(f"{site} holds no pages: run `make book` first")
+    found = link_check.pages_of(site)
+    url, _ = release_tree.repository(root)
+    own = "/".join(url.split("/")[-2:])
+    faults = link_check.inside(site, found)
+    dead, unknown, asked = link_check.outside(link_check.addresses(found, own))
+    for line in [*faults, *(f"dead: {line}" for line in dead), *(f"could not be checked: {line}" for line in unknown)]:
+        print(line)
+    links_inside = sum(len(names) for names, _ in found.values())
+    print(
+        f"{len(found)} pages with {links_inside} links, {len(faults)} broken; {asked} addresses outside, {len(dead)} dead, "
+        f"{len(unknown)} could not be checked; links to {own} were left out, they change with its owner"
+    )
+    return int(bool(faults or dead))
 
 
 def check(root: Path, args: argparse.Namespace) -> int:
@@ -203,7 +224,7 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(prog="python -m book.tools", description="From source to proof.")
     main.add_argument("--root", type=Path, default=Path(__file__).parents[2], help="the repository (default: this)")
     commands = main.add_subparsers(dest="command", required=True)
-    for function in (book, sphinx, release, run, check, claims, calibrate, lint, lab):
+    for function in (book, sphinx, release, links, run, check, claims, calibrate, lint, lab):
         command = commands.add_parser(
             function.__name__,
             help=function.__doc__,

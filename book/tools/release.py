@@ -22,7 +22,7 @@ FOLDERS = ("kdlib", "data", "book")
 FILES = ("pyproject.toml", "constraints.txt", "LICENSE", "LICENSE-TEXT", "CITATION.cff")
 LEFT_OUT = ("tools", "_static")  # of book/: what builds pages
 LEFT_OUT_TYPES = (".pyc", ".ipynb")
-BESIDES = ("pyarrow",)  # what chapters use besides kdlib's own requirements: the stores of kdlib.study
+BESIDES = ("pyarrow", "pyyaml")  # what chapters use besides kdlib's own requirements: stores of a study, the ledger
 INSTALL = """\
 # Installs kdlib where it is missing, as in Colab, and does nothing where it is there.
 from importlib.util import find_spec

@@ -11,8 +11,9 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
-from book.tools import contents, keys, pages, plain
+from book.tools import contents, keys, pages, plain, release
 
+from .test_release import launch_links
 from .tinybook import ROOT, TinyBook, cell
 
 # found by every Python that the test starts, before anything else is imported
@@ -110,6 +111,12 @@ def test_the_pages_are_built_where_jupyter_book_cannot_be_imported(tiny, tmp_pat
     assert "Distilling the knowledge" in page.select_one("aside.footnote, div.footnote, .footnote-list").get_text()
     assert page.find("link", href=re.compile(r"_static/book\.css"))
     assert [each["src"] for each in page.find_all("script", src=True) if "//" in each["src"]] == []
+    assert launch_links(plain.site(tiny.root) / "part" / "a.html") == {
+        "Binder": release.binder(tiny.root, "part/a"),
+        "Colab": release.colab(tiny.root, "part/a"),
+    }
+    download = nbformat.read(plain.site(tiny.root) / "_sources" / "part" / "a.ipynb", as_version=4)
+    assert download.cells[0].id == "install-kdlib" and not any(each.get("outputs") for each in download.cells)
     for name in real:
         of_the_book = pages.site(ROOT) / f"{name}.html"
         built = plain.site(tiny.root) / f"{name}.html"
