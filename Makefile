@@ -10,13 +10,16 @@ READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 
-.PHONY: help book check sphinx release links test lowest newest lab bench mutants lint fix lock clean
+.PHONY: help book offline check sphinx release links test lowest newest lab bench mutants lint fix lock clean
 
 help: ## list the commands
 	@awk -F ':[^#]*## ' '/^[a-z]+:[^#]*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 book: $(READY) ## run the chapters that changed, build the pages, say where the first one is
 	@$(RUN) -m book.tools book
+
+offline: book ## put the whole book into one archive that opens anywhere, without a network
+	@$(RUN) -m book.tools pack
 
 check: book ## judge the built book: budgets, errors, claims, alt text, outside resources
 	@$(RUN) -m book.tools check

@@ -19,7 +19,7 @@ import nbformat
 import yaml
 from jupytext.config import load_jupytext_config
 
-from . import budgets, calibration, contents, execute, gates, keys, pages, plain
+from . import budgets, calibration, contents, execute, gates, keys, offline, pages, plain
 from . import links as link_check
 from . import release as release_tree
 
@@ -156,6 +156,13 @@ def claims(root: Path, args: argparse.Namespace) -> int:
     return 0
 
 
+def pack(root: Path, args: argparse.Namespace) -> int:
+    """Put all built pages into one archive that opens anywhere, offline."""
+    packed = offline.pack(root)
+    print(f"{packed} ({packed.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
 def calibrate(root: Path, args: argparse.Namespace) -> int:
     """Measure this machine in units of the reference machine; with --write, make it the reference."""
     now = calibration.measure()
@@ -224,7 +231,8 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(prog="python -m book.tools", description="From source to proof.")
     main.add_argument("--root", type=Path, default=Path(__file__).parents[2], help="the repository (default: this)")
     commands = main.add_subparsers(dest="command", required=True)
-    for function in (book, sphinx, release, links, run, check, claims, calibrate, lint, lab):
+    functions = (book, sphinx, release, links, run, check, claims, pack, calibrate, lint, lab)
+    for function in functions:
         command = commands.add_parser(
             function.__name__,
             help=function.__doc__,

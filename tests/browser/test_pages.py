@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from book.tools import contents, pages
+from book.tools import contents, offline, pages
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[2]
@@ -21,9 +22,18 @@ def _built() -> None:
         pytest.skip("the book is not built: run `make book`")
 
 
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The offline edition as a reader has it on a disk."""
+    folder = tmp_path_factory.mktemp("offline")
+    with zipfile.ZipFile(offline.write(SITE, folder / "book.zip")) as packed:
+        packed.extractall(folder)
+    return folder / offline.FOLDER
+
+
 @pytest.fixture(params=["http", "file"])
-def home(request: pytest.FixtureRequest, serve: Any) -> str:
-    return SITE.as_uri() if request.param == "file" else serve(SITE)
+def home(request: pytest.FixtureRequest, serve: Any, unpacked: Path) -> str:
+    return unpacked.as_uri() if request.param == "file" else serve(SITE)
 
 
 def seen_in(figure: Any) -> tuple[str, str, str, str]:
