@@ -216,10 +216,11 @@ def test_every_dependency_has_a_lower_bound_that_can_be_tried() -> None:
 
 
 def test_the_jobs_of_ci_are_commands_of_the_makefile() -> None:
-    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))["jobs"]
+    read = [(ROOT / f".github/workflows/{name}.yml").read_text("utf-8") for name in ("tests", "weekly")]
+    jobs = {name: job for text in read for name, job in yaml.safe_load(text)["jobs"].items()}
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
     commands = {name: job["steps"][-1]["run"] for name, job in jobs.items()}
-    assert commands == {"test": ".ci/run", "lowest": "make lowest", "newest": "make newest"}
-    assert {"test", "lowest", "newest"} <= set(targets)
+    assert commands == {"test": ".ci/run", "lowest": "make lowest", "newest": "make newest", "links": "make links"}
+    assert {"test", "lowest", "newest", "links"} <= set(targets)
     oldest = jobs["lowest"]["steps"][1]["with"]["python-version"]
     assert PROJECT["requires-python"] == f">={oldest}"
