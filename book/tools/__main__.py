@@ -20,6 +20,7 @@ import yaml
 from jupytext.config import load_jupytext_config
 
 from . import budgets, calibration, contents, execute, gates, keys, pages
+from . import slides as decks
 
 CLAIMS_HEADER = (
     "# Every claim in the book: its sentence, where it comes from, the rows of a paper's claims that it tests, and the verdict\n"
@@ -177,11 +178,22 @@ def lab(root: Path, args: argparse.Namespace) -> int:
     return subprocess.run([*lab_command(root), *args.rest], cwd=root).returncode
 
 
+def slides(root: Path, args: argparse.Namespace) -> int:
+    """Make the slides of every chapter that has a teaching plan, in the built book."""
+    started = time.perf_counter()
+    if not pages.is_current(root):
+        print("the pages are not built from these sources: run `make book` first", file=sys.stderr)
+        return 1
+    written = decks.build(root, pages.site(root) / "slides")
+    print(f"{len(written)} decks ({time.perf_counter() - started:.0f} s) in {pages.site(root) / 'slides'}")
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(prog="python -m book.tools", description="From source to proof.")
     main.add_argument("--root", type=Path, default=Path(__file__).parents[2], help="the repository (default: this)")
     commands = main.add_subparsers(dest="command", required=True)
-    for function in (book, run, check, claims, calibrate, lint, lab):
+    for function in (book, run, check, claims, calibrate, lint, lab, slides):
         command = commands.add_parser(
             function.__name__,
             help=function.__doc__,

@@ -87,6 +87,7 @@ def site_key(root: Path) -> str:
         for path in contents.files_under(root / "book" / "tools")
         if path.name in ("pages.py", "contents.py", "keys.py", "docstrings.py")
     ]
+    tools += [root / "book" / "tools" / "teach.py"]  # the instructor's pages
     installed = sorted(f"{each.name} {each.version}" for each in distributions())
     return keys.digest(
         root, [*sources, *notebooks, *tools, root / "_config.yml"], platform.python_version(), *installed
