@@ -425,7 +425,8 @@ class Into(SphinxRole):
         text, chapter, to = re.fullmatch(r"(.*) <(\S+) (.*)>", self.text, re.DOTALL).groups()  # type: ignore[union-attr]
         reference = addnodes.pending_xref("", reftype="kdlib-into", refdomain="", reftarget=f"{chapter} {to}")
         reference["refdoc"] = self.env.docname
-        return [reference + nodes.inline("", text)], []
+        reference += nodes.inline("", text)
+        return [reference], []
 
 
 class Deck(SphinxRole):
