@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 
-.PHONY: help book offline check sphinx release links test lowest newest lab bench mutants lint fix lock clean
+.PHONY: help book offline check sphinx release links slides test lowest newest lab bench mutants lint fix lock clean
 
 help: ## list the commands
 	@awk -F ':[^#]*## ' '/^[a-z]+:[^#]*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ release: $(READY) ## write the release branch's tree to _build/release: chapters
 
 links: book ## where the pages' links lead: inside always, outside where there is a network
 	@$(RUN) -m book.tools links
+
+slides: book ## slides of every chapter with a teaching plan, with notes, in _build/html/slides
+	@$(RUN) -m book.tools slides
 
 test: lint book ## everything CI runs that needs no system package; says what it skipped
 	@$(RUN) -m pytest

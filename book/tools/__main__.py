@@ -22,6 +22,7 @@ from jupytext.config import load_jupytext_config
 from . import budgets, calibration, contents, execute, gates, keys, offline, pages, plain
 from . import links as link_check
 from . import release as release_tree
+from . import slides as decks
 
 CLAIMS_HEADER = (
     "# Every claim in the book: its sentence, where it comes from, the rows of a paper's claims that it tests, and the verdict\n"
@@ -227,11 +228,22 @@ def lab(root: Path, args: argparse.Namespace) -> int:
     return subprocess.run([*lab_command(root), *args.rest], cwd=root).returncode
 
 
+def slides(root: Path, args: argparse.Namespace) -> int:
+    """Make the slides of every chapter that has a teaching plan, in the built book."""
+    started = time.perf_counter()
+    if not pages.is_current(root):
+        print("the pages are not built from these sources: run `make book` first", file=sys.stderr)
+        return 1
+    written = decks.build(root, pages.site(root) / "slides")
+    print(f"{len(written)} decks ({time.perf_counter() - started:.0f} s) in {pages.site(root) / 'slides'}")
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(prog="python -m book.tools", description="From source to proof.")
     main.add_argument("--root", type=Path, default=Path(__file__).parents[2], help="the repository (default: this)")
     commands = main.add_subparsers(dest="command", required=True)
-    functions = (book, sphinx, release, links, run, check, claims, pack, calibrate, lint, lab)
+    functions = (book, sphinx, release, links, slides, run, check, claims, pack, calibrate, lint, lab)
     for function in functions:
         command = commands.add_parser(
             function.__name__,
