@@ -25,7 +25,6 @@ class Live(anywidget.AnyWidget):
     """
 
     _esm = asset("train.js")
-    _view_name = traitlets.Unicode(None, allow_none=True).tag(sync=True)
     token = traitlets.Unicode().tag(sync=True)
     said = traitlets.Unicode().tag(sync=True)
     failed = traitlets.Bool().tag(sync=True)
