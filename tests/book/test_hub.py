@@ -47,7 +47,7 @@ def test_addresses_on_the_page_are_those_of_the_settings():
     assert f"{url}/archive/refs/heads/{branch}.zip" in BLOCKS["tljh"] and f"--ref {branch}" in BLOCKS["image"]
     assert all(name in BLOCKS["tljh"] for name in release.BESIDES)
     link = urlsplit(BLOCKS["link"].strip())
-    (name,) = [c.name for c in contents.chapters(ROOT) if c.name in BLOCKS["link"].replace("%2F", "/")]
+    (name,) = [name for name in contents.toc_entries(ROOT)[1:] if name in BLOCKS["link"].replace("%2F", "/")]
     assert link.path == "/hub/user-redirect/git-pull"
     assert parse_qs(link.query, strict_parsing=True) == {
         "repo": [url],
