@@ -19,7 +19,7 @@ import nbformat
 import yaml
 from jupytext.config import load_jupytext_config
 
-from . import budgets, calibration, contents, execute, gates, keys, offline, pages
+from . import budgets, calibration, contents, epub, execute, gates, keys, offline, pages, pdf
 
 CLAIMS_HEADER = (
     "# Every claim in the book: its sentence, where it comes from, the rows of a paper's claims that it tests, and the verdict\n"
@@ -113,10 +113,10 @@ def claims(root: Path, args: argparse.Namespace) -> int:
     return 0
 
 
-def pack(root: Path, args: argparse.Namespace) -> int:
-    """Put all built pages into one archive that opens anywhere, offline."""
-    packed = offline.pack(root)
-    print(f"{packed} ({packed.stat().st_size / 1e6:.1f} MB)")
+def export(root: Path, args: argparse.Namespace) -> int:
+    """Write the built book as one file: the pages for offline reading (zip), an EPUB, or a tagged PDF."""
+    made = {"offline": offline.pack, "epub": epub.make, "pdf": pdf.make}[args.format](root)
+    print(f"{made} ({made.stat().st_size / 1e6:.1f} MB)")
     return 0
 
 
@@ -188,7 +188,7 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(prog="python -m book.tools", description="From source to proof.")
     main.add_argument("--root", type=Path, default=Path(__file__).parents[2], help="the repository (default: this)")
     commands = main.add_subparsers(dest="command", required=True)
-    for function in (book, run, check, claims, pack, calibrate, lint, lab):
+    for function in (book, run, check, claims, export, calibrate, lint, lab):
         command = commands.add_parser(
             function.__name__,
             help=function.__doc__,
@@ -204,6 +204,8 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--profile", choices=execute.PROFILES, default="page")
         if function is run:
             command.add_argument("names", nargs="*", metavar="chapter", help="for example levels/universe")
+        if function is export:
+            command.add_argument("format", choices=["offline", "epub", "pdf"])
         if function is claims:
             command.add_argument("--write", action="store_true", help="record the claims of the last run")
         if function is calibrate:

@@ -85,7 +85,7 @@ def site_key(root: Path) -> str:
     tools = [
         path
         for path in contents.files_under(root / "book" / "tools")
-        if path.name in ("pages.py", "contents.py", "keys.py", "docstrings.py", "provenance.py")
+        if path.name in ("pages.py", "contents.py", "keys.py", "docstrings.py", "glossary.py", "provenance.py")
     ]
     installed = sorted(f"{each.name} {each.version}" for each in distributions())
     return keys.digest(
