@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 
-.PHONY: help book offline check sphinx release links slides test lowest newest lab bench mutants lint fix lock clean
+.PHONY: help book offline epub pdf check sphinx release links slides test lowest newest lab bench mutants lint fix lock clean
 
 help: ## list the commands
 	@awk -F ':[^#]*## ' '/^[a-z]+:[^#]*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,7 +19,13 @@ book: $(READY) ## run the chapters that changed, build the pages, say where the 
 	@$(RUN) -m book.tools book
 
 offline: book ## put the whole book into one archive that opens anywhere, without a network
-	@$(RUN) -m book.tools pack
+	@$(RUN) -m book.tools export offline
+
+epub: book ## the whole book as an EPUB
+	@$(RUN) -m book.tools export epub
+
+pdf: book ## the whole book as one tagged PDF (needs Chromium)
+	@$(RUN) -m book.tools export pdf
 
 check: book ## judge the built book: budgets, errors, claims, alt text, outside resources
 	@$(RUN) -m book.tools check

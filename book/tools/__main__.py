@@ -19,7 +19,7 @@ import nbformat
 import yaml
 from jupytext.config import load_jupytext_config
 
-from . import budgets, calibration, contents, execute, gates, keys, offline, pages, plain
+from . import budgets, calibration, contents, epub, execute, gates, keys, offline, pages, pdf, plain
 from . import links as link_check
 from . import release as release_tree
 from . import slides as decks
@@ -157,10 +157,10 @@ def claims(root: Path, args: argparse.Namespace) -> int:
     return 0
 
 
-def pack(root: Path, args: argparse.Namespace) -> int:
-    """Put all built pages into one archive that opens anywhere, offline."""
-    packed = offline.pack(root)
-    print(f"{packed} ({packed.stat().st_size / 1e6:.1f} MB)")
+def export(root: Path, args: argparse.Namespace) -> int:
+    """Write the built book as one file: the pages for offline reading (zip), an EPUB, or a tagged PDF."""
+    made = {"offline": offline.pack, "epub": epub.make, "pdf": pdf.make}[args.format](root)
+    print(f"{made} ({made.stat().st_size / 1e6:.1f} MB)")
     return 0
 
 
@@ -243,7 +243,7 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(prog="python -m book.tools", description="From source to proof.")
     main.add_argument("--root", type=Path, default=Path(__file__).parents[2], help="the repository (default: this)")
     commands = main.add_subparsers(dest="command", required=True)
-    functions = (book, sphinx, release, links, slides, run, check, claims, pack, calibrate, lint, lab)
+    functions = (book, sphinx, release, links, slides, export, run, check, claims, calibrate, lint, lab)
     for function in functions:
         command = commands.add_parser(
             function.__name__,
@@ -260,6 +260,8 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--profile", choices=execute.PROFILES, default="page")
         if function is run:
             command.add_argument("names", nargs="*", metavar="chapter", help="for example levels/universe")
+        if function is export:
+            command.add_argument("format", choices=["offline", "epub", "pdf"])
         if function is claims:
             command.add_argument("--write", action="store_true", help="record the claims of the last run")
         if function is calibrate:
