@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 
-.PHONY: help book offline epub pdf check sphinx release links slides test lowest newest lab bench mutants lint fix lock clean
+.PHONY: help book offline epub pdf check sphinx release links slides course test lowest newest lab bench mutants lint fix lock clean
 
 help: ## list the commands
 	@awk -F ':[^#]*## ' '/^[a-z]+:[^#]*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,7 +46,7 @@ test: lint book ## everything CI runs that needs no system package; says what it
 	@$(RUN) -m pytest
 
 # Unit tests alone, in an environment of their own. Old packages warn of each other, so warnings are no errors here.
-UNIT = -m pytest -o filterwarnings=default tests --ignore=tests/book --ignore=tests/browser --ignore=tests/benchmarks
+UNIT = -m pytest -o filterwarnings=default tests --ignore=tests/book --ignore=tests/course --ignore=tests/browser --ignore=tests/benchmarks
 OLDEST = import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
   print(*(line.replace(">=", "==") for line in project["dependencies"] + project["optional-dependencies"]["cluster"]), sep="\n")
 
@@ -69,6 +69,9 @@ bench: $(READY) ## measure the fleet against ordinary training
 
 mutants: $(READY) ## plant small slips in losses, levels and claims, and count those that a test notices
 	@$(RUN) tests/mutants.py
+
+course: book ## write students' edition, assignments and autograders to _build/course
+	@$(RUN) -m book.tools course
 
 lint: $(READY) ## formatting, style and types of the code and of the chapters' cells
 	@$(RUN) -m ruff check .

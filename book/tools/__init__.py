@@ -17,7 +17,7 @@ The path a chapter takes, one module per step:
 2. ``gates``     reads executed notebooks and built pages and lists what is wrong with them; ``budgets`` what was too dear.
 3. ``pages``     puts the executed notebooks into jupyter-cache and lets Jupyter Book build strictly from there.
 
-4. ``offline``, ``epub`` and ``pdf`` make one file of the built pages, the latter two by way of ``edition``.
+4. ``offline``, ``epub`` and ``pdf`` make one file of the built pages, the latter two by way of ``documents``.
 
 Everything made on the way lies under ``_build/``; deleting that folder loses time and nothing else.
 """

@@ -19,7 +19,8 @@ import nbformat
 import yaml
 from jupytext.config import load_jupytext_config
 
-from . import budgets, calibration, contents, epub, execute, gates, keys, offline, pages, pdf, plain
+from . import assignments, budgets, calibration, contents, epub, execute, gates, keys, offline, pages, pdf, plain
+from . import course as courses
 from . import links as link_check
 from . import release as release_tree
 from . import slides as decks
@@ -203,6 +204,16 @@ def lint(root: Path, args: argparse.Namespace) -> int:
     return int(ruff("check", "--no-respect-gitignore") or changed > 0)
 
 
+def course(root: Path, args: argparse.Namespace) -> int:
+    """Write what a teacher hands out to _build/course: students' edition, assignments, autograders."""
+    if unknown := sorted(set(args.names) - set(assignments.names(root))):
+        known = ", ".join(assignments.names(root))
+        print(f"assignment must be one of {known}, got {', '.join(unknown)}", file=sys.stderr)
+        return 2
+    print("\n".join(courses.write(root, args.names)))
+    return 0
+
+
 def lab_command(root: Path) -> list[str]:
     """The JupyterLab command that opens chapters as notebooks on a double click and asks the network for nothing."""
     settings = root / "_build" / "lab-settings"
@@ -243,7 +254,7 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(prog="python -m book.tools", description="From source to proof.")
     main.add_argument("--root", type=Path, default=Path(__file__).parents[2], help="the repository (default: this)")
     commands = main.add_subparsers(dest="command", required=True)
-    functions = (book, sphinx, release, links, slides, export, run, check, claims, calibrate, lint, lab)
+    functions = (book, sphinx, release, links, slides, export, run, check, claims, calibrate, lint, course, lab)
     for function in functions:
         command = commands.add_parser(
             function.__name__,
@@ -262,6 +273,8 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("names", nargs="*", metavar="chapter", help="for example levels/universe")
         if function is export:
             command.add_argument("format", choices=["offline", "epub", "pdf"])
+        if function is course:
+            command.add_argument("names", nargs="*", metavar="assignment", help="these alone, for example universe")
         if function is claims:
             command.add_argument("--write", action="store_true", help="record the claims of the last run")
         if function is calibrate:

@@ -11,8 +11,8 @@ from pathlib import Path
 import kdlib
 from kdlib import _files
 
-from . import edition, look, pages
-from .edition import Edition, Page
+from . import documents, look, pages
+from .documents import Edition, Page
 from .offline import EPOCH, FOLDER
 
 TITLE, AUTHOR, RIGHTS = "Knowledge distillation by experiment", "The kdlib authors", "Text CC BY 4.0, code MIT"
@@ -57,7 +57,7 @@ def make(root: Path) -> Path:
         raise ValueError("the pages are not built from these sources: run `make book` first")
     site = pages.site(root)
     made = datetime.fromtimestamp((site / "index.html").stat().st_mtime, UTC)
-    return write(edition.read(root, site), target(root), made)
+    return write(documents.read(root, site), target(root), made)
 
 
 def write(book: Edition, path: Path, made: datetime) -> Path:
@@ -84,13 +84,13 @@ def write(book: Edition, path: Path, made: datetime) -> Path:
 
 
 def _file(page: Page) -> str:
-    return edition.anchor(page.name) + ".xhtml"
+    return documents.anchor(page.name) + ".xhtml"
 
 
 def _qualify(book: list[Page]) -> None:
     """Links to other pages get the file's name."""
     owner = {str(node["id"]): page for page in book for node in [page.body, *page.body.find_all(id=True)]}
-    for page, link, wanted in edition.link_targets(book):
+    for page, link, wanted in documents.link_targets(book):
         other = owner.get(wanted)
         if other is None:
             link.unwrap()  # no such place: the words stay
@@ -112,7 +112,7 @@ def _contents(book: list[Page]) -> str:
     for page in book:
         sections = [(s, s.find("h2", recursive=False)) for s in page.body.find_all("section", id=True)]
         below = "".join(
-            f'<li><a href="{_file(page)}#{html.escape(str(section["id"]))}">{html.escape(edition.text_of(heading))}</a></li>'
+            f'<li><a href="{_file(page)}#{html.escape(str(section["id"]))}">{html.escape(documents.text_of(heading))}</a></li>'
             for section, heading in sections
             if heading
         )

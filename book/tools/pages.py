@@ -98,8 +98,10 @@ def is_current(root: Path) -> bool:
     return stamp.is_file() and stamp.read_text("utf8", errors="replace") == site_key(root)
 
 
-def build(root: Path) -> bool:
+def build(root: Path, executed: dict[str, nbformat.NotebookNode] | None = None) -> bool:
     """Build the pages if anything they are made from changed; True if there was something to do.
+
+    `executed` are the chapters' notebooks by name, for an edition whose chapters have not been run as they are.
 
     Always from scratch: Sphinx mentions a warning only when it reads the page again, so a strict build on top of an
     old one could pass with the warning still in the book. The stamp is written last, so an interrupted build counts
@@ -115,7 +117,7 @@ def build(root: Path) -> bool:
     print("building the pages ...", flush=True)
     shutil.rmtree(site(root), ignore_errors=True)
     shutil.rmtree(root / "_build" / ".doctrees", ignore_errors=True)
-    fill_cache(root, execute.load_executed(root, "page"))
+    fill_cache(root, execute.load_executed(root, "page") if executed is None else executed)
     # the checkout of these tools comes first: its own extension and kdlib, whichever are installed or in the folder
     own = str(Path(__file__).parents[2])
     program = f"import sys; sys.path.insert(0, {own!r}); from jupyter_book.cli.main import main; main()"

@@ -16,8 +16,8 @@ from bs4 import BeautifulSoup
 import kdlib
 from kdlib import _files
 
-from . import edition, pages
-from .edition import Edition
+from . import documents, pages
+from .documents import Edition
 from .epub import AUTHOR, STYLE, TITLE
 from .offline import FOLDER
 
@@ -54,7 +54,7 @@ def make(root: Path) -> Path:
     """
     if not pages.is_current(root):
         raise ValueError("the pages are not built from these sources: run `make book` first")
-    return write(edition.read(root, pages.site(root)), target(root))
+    return write(documents.read(root, pages.site(root)), target(root))
 
 
 def document(book: Edition) -> str:

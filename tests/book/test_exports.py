@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from book.tools import edition, epub, pages, pdf
+from book.tools import documents, epub, pages, pdf
 from tests.book.tinybook import ROOT
 
 SVG = "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 9 9'><title>nine</title></svg>"
@@ -35,48 +35,48 @@ FIRST = (
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> edition.Edition:
+def book(tmp_path: Path) -> documents.Edition:
     (tmp_path / "book" / "part").mkdir(parents=True)
     (tmp_path / "book" / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters: [{file: part/a}]\n", "utf8")
     site = tmp_path / "site"
     (site / "part").mkdir(parents=True)
     (site / "index.html").write_text(PAGE.format(id="cover", body=COVER), "utf8")
     (site / "part" / "a.html").write_text(PAGE.format(id="first", body=FIRST), "utf8")
-    return edition.read(tmp_path, site)
+    return documents.read(tmp_path, site)
 
 
-def test_a_page_keeps_what_can_be_read_and_loses_what_needs_a_screen(book: edition.Edition) -> None:
+def test_a_page_keeps_what_can_be_read_and_loses_what_needs_a_screen(book: documents.Edition) -> None:
     _, page = book.pages
     assert page.title.startswith("The first chapter") and "#" not in page.title
     assert not page.body.select("script, style, select, nav, .headerlink, [hidden]")
     assert page.body.find("details").has_attr("open") and page.body.find(class_="kdx-sentence").get_text() == "Nine."
     (file,) = book.pictures
     assert book.pictures[file].decode() == SVG and page.body.find("img")["src"] == f"pictures/{file}"
-    assert edition.dead_links(book) == []
+    assert documents.dead_links(book) == []
 
 
-def test_links_lead_to_their_place_or_are_words(book: edition.Edition) -> None:
-    assert [(page.name, target) for page, _, target in edition.link_targets(book.pages)] == [
+def test_links_lead_to_their_place_or_are_words(book: documents.Edition) -> None:
+    assert [(page.name, target) for page, _, target in documents.link_targets(book.pages)] == [
         ("index", "part-a--two"),
         ("part/a", "index"),
     ]
     assert "source" in book.pages[0].body.get_text()
     book.pages[1].body.find(id="part-a--two")["id"] = "elsewhere"
-    assert edition.dead_links(book) == ["index: part-a--two"]
+    assert documents.dead_links(book) == ["index: part-a--two"]
 
 
 def test_formulas_are_mathml_with_their_own_letters() -> None:
-    shown = edition.mathml(r"\mathbb E\mathcal H\mathcal A\mathbf 1 \mathbf x\mathbb R")
+    shown = documents.mathml(r"\mathbb E\mathcal H\mathcal A\mathbf 1 \mathbf x\mathbb R")
     for letter in "𝔼ℋ𝒜𝟏𝐱ℝ":
         assert letter in shown
     assert 'mathvariant="double-struck"' not in shown and r'alttext="\mathbb E' in shown
-    assert 'display="block"' in edition.mathml("x", block=True)
+    assert 'display="block"' in documents.mathml("x", block=True)
 
 
-def test_a_missing_page_is_named(tmp_path: Path, book: edition.Edition) -> None:
+def test_a_missing_page_is_named(tmp_path: Path, book: documents.Edition) -> None:
     (tmp_path / "site" / "part" / "a.html").unlink()
     with pytest.raises(ValueError, match=r"a\.html is missing: run `make book`"):
-        edition.read(tmp_path, tmp_path / "site")
+        documents.read(tmp_path, tmp_path / "site")
 
 
 def opened(path: Path) -> tuple[zipfile.ZipFile, ET.Element]:
@@ -99,7 +99,7 @@ def spine(package: ET.Element) -> list[str]:
     return [items[ref.get("idref")] for ref in package.iterfind(".//{*}itemref")]
 
 
-def test_an_epub_holds_every_page_in_order(book: edition.Edition, tmp_path: Path) -> None:
+def test_an_epub_holds_every_page_in_order(book: documents.Edition, tmp_path: Path) -> None:
     packed, package = opened(epub.write(book, tmp_path / "book.epub", datetime(2026, 11, 27, tzinfo=UTC)))
     assert spine(package) == ["nav.xhtml", "index.xhtml", "part-a.xhtml"]
     assert "2026-11-27T00:00:00Z" in packed.read("book/book.opf").decode()
@@ -112,7 +112,7 @@ def test_an_epub_holds_every_page_in_order(book: edition.Edition, tmp_path: Path
 
 
 @pytest.mark.browser
-def test_a_pdf_is_tagged_and_has_an_entry_for_every_page(book: edition.Edition, tmp_path: Path) -> None:
+def test_a_pdf_is_tagged_and_has_an_entry_for_every_page(book: documents.Edition, tmp_path: Path) -> None:
     pypdf = pytest.importorskip("pypdf")
     try:
         path = pdf.write(book, tmp_path / "book.pdf")
@@ -127,7 +127,7 @@ def test_a_pdf_is_tagged_and_has_an_entry_for_every_page(book: edition.Edition, 
 
 
 def test_without_a_browser_the_pdf_says_what_is_missing(
-    book: edition.Edition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    book: documents.Edition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KDLIB_CHROMIUM", str(tmp_path / "none"))
     with pytest.raises(pdf.NoBrowser, match="needs"):
@@ -139,8 +139,8 @@ def test_the_built_book_becomes_an_epub_without_a_dead_link(tmp_path: Path) -> N
     site = pages.site(ROOT)
     if not (site / ".complete").is_file():
         pytest.skip("the book is not built: run `make book`")
-    whole = edition.read(ROOT, site)
-    assert edition.dead_links(whole) == []
+    whole = documents.read(ROOT, site)
+    assert documents.dead_links(whole) == []
     packed, package = opened(epub.write(whole, tmp_path / "book.epub", datetime(2026, 11, 27, tzinfo=UTC)))
-    assert spine(package)[1:] == [edition.anchor(page.name) + ".xhtml" for page in whole.pages]
+    assert spine(package)[1:] == [documents.anchor(page.name) + ".xhtml" for page in whole.pages]
     assert sum("<math" in packed.read(f"book/{name}").decode() for name in spine(package)) > len(whole.pages) / 2

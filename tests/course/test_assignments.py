@@ -1,0 +1,37 @@
+"""Every assignment: its reference has all points, an untouched copy none, each wrong answer what it should lose."""
+
+import pytest
+
+from book.tools import assignments
+from tests.course import marks
+
+ROOT = marks.ROOT
+NAMES = assignments.names(ROOT)
+
+
+def everything_right(name):
+    return {task.name: task.cell for task in marks.assignment(name).tasks.values()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_reference_has_all_points_and_an_untouched_copy_none(name):
+    read = marks.assignment(name)
+    assert assignments.chapter_of(ROOT, name)
+    assert 2 <= len(read.tasks) <= 4
+    full = {task.name: task.points for task in read.tasks.values()}
+    assert marks.mark(name, assignments.reference(read)) == full
+    assert marks.mark(name, assignments.with_answers(read, {})) == dict.fromkeys(full, 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_wrong_answer_loses_exactly_its_points(name):
+    read, wrong = marks.assignment(name), marks.wrong_answers(name)
+    assert len(marks.slips(name)) >= 4
+    seen = {}
+    for what, (cells, task, lost) in wrong.items():
+        only = task if cells[task] and "without end" not in what else None  # the other cells are the reference's
+        points = marks.mark(name, assignments.with_answers(read, everything_right(name) | cells), only)
+        missing = {each: read.tasks[each].points - number for each, number in points.items()}
+        seen[what] = {each: number for each, number in missing.items() if number}
+        wrong[what] = {task: lost} if lost else {}
+    assert seen == wrong
