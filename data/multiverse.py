@@ -1,4 +1,4 @@
-"""The ladder of the levels under other choices: one thing changed at a time, and choices combined at random; 13 or 14 seeds.
+"""The ladder of the levels under other choices: one thing changed at a time, and choices combined at random; 20 seeds.
 
     kdlib study data/multiverse.py --store _build/studies/multiverse --table data/multiverse.npz
 
@@ -9,39 +9,52 @@ where training diverges fails by name, and the table goes without it.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import pandas as pd
 import torch
 
-from kdlib import Recipe, Task, data, train
+from kdlib import Fleet, Recipe, Task, data, train
+from kdlib.data.images import cifar100, fashion_mnist
 from kdlib.levels.multiverse import VARIATIONS
 from kdlib.levels.split import ladder, permuted_targets
 from kdlib.losses import soften
 
+FAMILIES = ["vehicles_1", "large_carnivores", "trees", "household_furniture"]
 BASE: dict[str, dict[str, Any]] = {
     "H": {"n": 1000, **data.STUDENT["H"]},
     "S": {"n": 2000, **data.STUDENT["S"]},
     "F": {"n": 200, **data.STUDENT["F"]},
     "digits": {"n": 100, "hidden": (128,), "epochs": 100, "batch_size": 50},
+    "Fashion-MNIST": {"n": 500, "hidden": (128,), "epochs": 40, "batch_size": 64},
+    "CIFAR-100, 20 classes": {"n": 1000, "hidden": (64,), "epochs": 20, "batch_size": 64},
 }
-READER = {"hidden": (128,), "epochs": 20, "batch_size": 64, "lr": 2e-3, "weight_decay": 0.1}  # the teacher of digits
-SEEDS = {"F": 14, "H": 14, "S": 14, "digits": 13}
-grid = pd.DataFrame(
-    [(world, variation, seed) for world, n in SEEDS.items() for variation in sorted(VARIATIONS) for seed in range(n)],
-    columns=["world", "variation", "seed"],
-)
+READER = {"hidden": (128,), "epochs": 20, "batch_size": 64, "lr": 2e-3, "weight_decay": 0.1}
+TEACHER: dict[str, dict[str, Any]] = {
+    **data.TEACHER,
+    "digits": READER,
+    "Fashion-MNIST": READER | {"hidden": (256,), "epochs": 10},
+    "CIFAR-100, 20 classes": READER | {"hidden": (256,), "epochs": 10},
+}
+grid = {"world": list(BASE), "variation": sorted(VARIATIONS), "seed": range(20)}
+
+
+@cache
+def album(world: str) -> Task:
+    """A set of images, the same for every seed."""
+    return fashion_mnist(10_000, 2000, size=14) if world == "Fashion-MNIST" else cifar100(FAMILIES, size=16)
 
 
 def drawn(world: str, seed: int, n: int, classes: int | None) -> Task:
     """A task with n training examples (of `classes` classes, where that is given) and a teacher's own set in `extra`."""
-    if world == "digits":
-        task = data.digits(seed)
+    if world not in data.STUDENT:  # images: the teacher has all, the student a few of them
+        task = data.digits(seed) if world == "digits" else album(world)
         rows = torch.randperm(len(task.y_train), generator=torch.Generator().manual_seed(seed))
         extra = {"x_teacher": task.x_train, "y_teacher": task.y_train}
-        task = Task(task.x_train[rows[:n]], task.y_train[rows[:n]], task.x_test, task.y_test, 10, None, "digits", extra)
-        keep = None if classes is None else 5
+        few, k = task.subset(rows[:n]), task.num_classes
+        task = Task(few.x_train, few.y_train, task.x_test, task.y_test, k, None, world, extra)
+        keep = None if classes is None else k // 2
     else:
         task, keep = data.world(world, seed, n_train=n), classes
     return task if keep is None else first_classes(task, keep)
@@ -58,19 +71,24 @@ def first_classes(task: Task, count: int) -> Task:
     return Task(**parts, num_classes=count, name=task.name, extra=own)
 
 
+@lru_cache(maxsize=4)
+def taught(world: str, seed: int, n: int, classes: int | None, width: float, share: float) -> Fleet:
+    """The teacher: most variations of a seed have the same one."""
+    theirs, teaching = drawn(world, seed, n, classes).for_teacher, TEACHER[world]
+    wide = [max(4, round(w * width)) for w in teaching["hidden"]]
+    rows = torch.randperm(len(theirs.y_train), generator=torch.Generator().manual_seed(seed + 1))
+    some = round(len(rows) * share)
+    longer = {"epochs": round(teaching["epochs"] * len(rows) / some)}  # as many steps on less data
+    own = theirs.subset(rows[:some].sort().values)
+    return train(own, Recipe.hard(), seeds=[seed], **teaching | {"hidden": wide} | longer)
+
+
 def experiment(world: str, variation: str, seed: int) -> pd.DataFrame:
     """One row per table of the ladder: test accuracy and nll of its student, and the teacher's accuracy."""
     change, base = VARIATIONS[variation], BASE[world]
-    task = drawn(world, seed, max(20, round(base["n"] * change.get("examples x", 1))), change.get("classes"))
-    teaching = READER if world == "digits" else data.TEACHER[world]
-    wide = [max(4, round(w * change.get("teacher's width x", 1))) for w in teaching["hidden"]]
-    theirs = task.for_teacher
-    rows = torch.randperm(len(theirs.y_train), generator=torch.Generator().manual_seed(seed + 1))
-    share = round(len(rows) * change.get("teacher's data x", 1))
-    longer = {"epochs": round(teaching["epochs"] * len(rows) / share)}  # as many steps on less data
-    teacher = train(
-        theirs.subset(rows[:share].sort().values), Recipe.hard(), seeds=[seed], **teaching | {"hidden": wide} | longer
-    )
+    draw = (world, seed, max(20, round(base["n"] * change.get("examples x", 1))), change.get("classes"))
+    teacher = taught(*draw, change.get("teacher's width x", 1), change.get("teacher's data x", 1))
+    task = drawn(*draw)
     v, y, T = teacher.predict(task.x_train)[0], task.y_train, change.get("T", 4)
     tables = ladder(soften(v, T), y) | {"permuted": permuted_targets(soften(v, T), y, seed=seed)}
     del tables["hard labels"]
