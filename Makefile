@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 
-.PHONY: help book check test lowest newest lab bench mutants lint fix lock clean
+.PHONY: help book check sphinx release test lowest newest lab bench mutants lint fix lock clean
 
 help: ## list the commands
 	@awk -F ':[^#]*## ' '/^[a-z]+:[^#]*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,12 @@ book: $(READY) ## run the chapters that changed, build the pages, say where the 
 
 check: book ## judge the built book: budgets, errors, claims, alt text, outside resources
 	@$(RUN) -m book.tools check
+
+sphinx: book ## build the pages a second time, with Sphinx alone, and compare the two
+	@$(RUN) -m book.tools sphinx
+
+release: $(READY) ## write the release branch's tree to _build/release: chapters as notebooks that run anywhere
+	@$(RUN) -m book.tools release
 
 test: lint book ## everything CI runs that needs no system package; says what it skipped
 	@$(RUN) -m pytest

@@ -19,7 +19,8 @@ import nbformat
 import yaml
 from jupytext.config import load_jupytext_config
 
-from . import budgets, calibration, contents, execute, gates, keys, pages
+from . import budgets, calibration, contents, execute, gates, keys, pages, plain
+from . import release as release_tree
 
 CLAIMS_HEADER = (
     "# Every claim in the book: its sentence, where it comes from, the rows of a paper's claims that it tests, and the verdict\n"
@@ -58,6 +59,27 @@ def book(root: Path, args: argparse.Namespace) -> int:
     print(f"{'built' if built else 'pages unchanged'} ({time.perf_counter() - started:.0f} s): {first.as_uri()}")
     if args.open:
         pages.show(first)
+    return 0
+
+
+def sphinx(root: Path, args: argparse.Namespace) -> int:
+    """Build the pages a second time, with Sphinx alone, from the chapters as they were last run."""
+    started = time.perf_counter()
+    built = plain.build(root)
+    first = plain.site(root) / "index.html"
+    print(f"{'built' if built else 'pages unchanged'} ({time.perf_counter() - started:.0f} s): {first.as_uri()}")
+    if not pages.is_current(root):
+        print("not compared with the book: it is not built from these sources (`make book` does)")
+        return 0
+    faults = plain.differences(root)
+    print("\n".join(faults) or f"{len(contents.toc_entries(root))} pages, all with the same headings as in the book")
+    return int(bool(faults))
+
+
+def release(root: Path, args: argparse.Namespace) -> int:
+    """Write the tree of the release branch: each chapter as a notebook that runs anywhere, beside its source."""
+    chapters = release_tree.write(root)
+    print(f"{len(chapters)} notebooks: {release_tree.folder(root)}")
     return 0
 
 
@@ -181,7 +203,7 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(prog="python -m book.tools", description="From source to proof.")
     main.add_argument("--root", type=Path, default=Path(__file__).parents[2], help="the repository (default: this)")
     commands = main.add_subparsers(dest="command", required=True)
-    for function in (book, run, check, claims, calibrate, lint, lab):
+    for function in (book, sphinx, release, run, check, claims, calibrate, lint, lab):
         command = commands.add_parser(
             function.__name__,
             help=function.__doc__,

@@ -126,11 +126,12 @@ FENCED = re.compile(
     r"^(`{3,}|~{3,})(?!\{)[^\n]*\n.*?^\1", re.MULTILINE | re.DOTALL
 )  # code in the text; directives are text
 WORD = re.compile(r"\S*\w\S*")
+QUIZ = re.compile(r"^:::\{quiz\}.*?^:::$", re.MULTILINE | re.DOTALL)  # read in pieces, one reason at a time
 
 
 def words_in(notebook: NotebookNode) -> int:
-    """How many words a page has outside its code."""
-    texts = (FENCED.sub("", cell.source) for cell in notebook.cells if cell.cell_type == "markdown")
+    """How many words a page has outside its code and its quizzes."""
+    texts = (QUIZ.sub("", FENCED.sub("", cell.source)) for cell in notebook.cells if cell.cell_type == "markdown")
     return sum(len(WORD.findall(text)) for text in texts)
 
 

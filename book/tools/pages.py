@@ -22,6 +22,9 @@ from .gates import CLAIMS_MIME, WIDGET_VIEW
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)  # what keeps a build from being written
+PAGE_TOOLS = {  # those of the tools that a page is made by
+    "pages.py", "contents.py", "keys.py", "docstrings.py", "languages.py", "launch.py", "learning.py", "release.py",
+}  # fmt: skip
 CACHED = re.compile(r"^(.+): Using cached notebook", re.MULTILINE)  # what the build says of a page it did not run
 
 
@@ -82,11 +85,7 @@ def site_key(root: Path) -> str:
     files = [path for folder in folders for path in contents.files_under(folder)]
     sources = [path for path in files if "tools" not in path.relative_to(root).parts]
     notebooks = [chapter.executed(root, "page") for chapter in contents.chapters(root)]
-    tools = [
-        path
-        for path in contents.files_under(root / "book" / "tools")
-        if path.name in ("pages.py", "contents.py", "keys.py", "docstrings.py")
-    ]
+    tools = [path for path in contents.files_under(root / "book" / "tools") if path.name in PAGE_TOOLS]
     installed = sorted(f"{each.name} {each.version}" for each in distributions())
     return keys.digest(
         root, [*sources, *notebooks, *tools, root / "_config.yml"], platform.python_version(), *installed
@@ -117,13 +116,18 @@ def build(root: Path) -> bool:
     shutil.rmtree(site(root), ignore_errors=True)
     shutil.rmtree(root / "_build" / ".doctrees", ignore_errors=True)
     fill_cache(root, execute.load_executed(root, "page"))
-    log = root / "_build" / "book.log"
     # the checkout of these tools comes first: its own extension and kdlib, whichever are installed or in the folder
     own = str(Path(__file__).parents[2])
     program = f"import sys; sys.path.insert(0, {own!r}); from jupyter_book.cli.main import main; main()"
     options = ["build", "book", "--config", "_config.yml", "--path-output", ".", "-W", "-n", "--keep-going"]
+    run_strictly(root, [sys.executable, "-c", program, *options], root / "_build" / "book.log")
+    contents.write_atomically(site(root) / ".complete", key)
+    return True
+
+
+def run_strictly(root: Path, command: list[str], log: Path) -> None:
+    """Run a command that builds pages from the cache, keeping what it says in a log. BuildError or OSError as in `build`."""
     with log.open("w") as stream:
-        command = [sys.executable, "-c", program, *options]
         status = subprocess.run(command, cwd=root, stdout=stream, stderr=subprocess.STDOUT).returncode
     text = COLOUR.sub("", log.read_text("utf8", errors="replace"))
     contents.write_atomically(log, text)
@@ -138,8 +142,6 @@ def build(root: Path) -> bool:
     again = [page.name for page in contents.notebooks(root) if page.source not in cached]
     if again or "Executing notebook" in text:
         raise BuildError(f"pages ran a second time instead of coming from the cache ({', '.join(again)}); see {log}")
-    contents.write_atomically(site(root) / ".complete", key)
-    return True
 
 
 def show(page: Path) -> None:

@@ -120,6 +120,7 @@ def shape(*cells: Any) -> list[str]:
         ("before\n\n```python\nnot = a, word\n```\n\nafter", 2),
         ("before\n\n~~~\nnot a word\n~~~\n\nafter", 2),
         ("```{admonition} Title\nthree more words\n```", 5),
+        ("before\n\n:::{quiz} Not counted?\n:label: a\n- no <!-- right: not here -->\n:::\n\nafter", 2),
         ("````{exercise}\ntwo words\n```python\ncode = here\n```\n````", 3),
     ],
 )
