@@ -42,7 +42,7 @@ explore(
     T=Control([1, 2, 4], "temperature T"), alpha=[0.5, 1], image=["a shoe", "a boot"],
 )
 """
-BUSY = 'while not Path("free").exists():\n    time.sleep(0.1)'  # a later cell, which keeps the kernel
+BUSY = 'print("held")\nwhile not Path("free").exists():\n    time.sleep(0.1)'  # a later cell, which keeps the kernel
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def with_a_busy_kernel_and_with_none(lab: str, folder: Path, visit: Any, picture
         jupyterlab.run_all(page)
         figure.wait_for()
         figure.locator("button[aria-disabled=false]").wait_for()  # the kernel's side has joined it
-        page.get_by_text("| Busy").first.wait_for()
+        page.locator(".jp-OutputArea-output").filter(has_text="held").wait_for()
         # every control by keyboard, named, in the order that a reader sees
         figure.get_by_role("slider", name="temperature T", exact=True).focus()
         press("ArrowRight", "Tab", "Home", "Tab", "ArrowDown")
