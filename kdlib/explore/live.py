@@ -50,7 +50,9 @@ class Live(anywidget.AnyWidget):
 
     def stop(self) -> None:
         """End the training that runs, after the step that it is at."""
-        self._stopped = True
+        if self.busy:
+            self._stopped = True
+            self._say("Stopping after this step.", busy=True)
 
     def _hear(self, content: Mapping[str, Any]) -> None:
         """A request from the browser: the stop button, or where the controls stand and the numbers in the fields."""
@@ -79,7 +81,7 @@ class Live(anywidget.AnyWidget):
         if self.busy:
             raise ValueError(f"train must wait until the setting in training is ready, got {given} before")
         state = self._setting(given)
-        self._stopped = False
+        self._stopped, self.progress = False, 0.0
         self._say(f"Training {self.sweep.words(state)}.", busy=True)
         return state
 
@@ -98,8 +100,9 @@ class Live(anywidget.AnyWidget):
             if done:
                 frame = self.sweep.render(state, value)
                 self.frames = {at: old for at, old in self.frames.items() if at != words} | {words: frame}
-                self._say(f"Shown: {words}, trained just now. Any control leads back to the settings above.")
-                self.trained = [asdict(frame) for frame in self.frames.values()]
+                with self.hold_sync():  # the figure and the words for it arrive together
+                    self.trained = [asdict(frame) for frame in self.frames.values()]
+                    self._say(f"Shown: {words}, trained just now. Any control leads back to the settings above.")
             else:
                 self._say(f"Stopped before {words} was ready.")
         except Exception as error:
@@ -129,8 +132,6 @@ class Live(anywidget.AnyWidget):
     def _say(self, text: str, *, busy: bool = False, failed: bool = False) -> None:
         with self.hold_sync():
             self.said, self.busy, self.failed = text, busy, failed
-            if busy:
-                self.progress = 0.0
 
 
 def _advance(steps: Generator[Any, None, Any]) -> tuple[bool, Any]:

@@ -537,7 +537,7 @@ def test_the_stop_button_ends_training_while_it_runs() -> None:
         ask(explorer, 0, T=8)  # from another window: heard, and not taken up
         assert live.answered == 2 and "Training T = 7" in live.said
         live._handle_custom_msg({"stop": True}, [])
-        assert live._task is not None
+        assert live.said == "Stopping after this step." and live._task is not None
         await live._task
         ask(explorer, 0, T=9)
         live._handle_custom_msg({"stop": True}, [])  # both waited for a kernel that was at work elsewhere
