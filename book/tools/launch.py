@@ -35,6 +35,9 @@ def _page(app: Any, page: str, _template: str, context: dict[str, Any], _documen
     if not groups:
         return
     chapter = contents.Chapter(page, Path(app.env.doc2path(page)))
+    if not any(cell.cell_type == "code" for cell in chapter.read().cells):  # nothing to run, so nothing was released
+        context["header_buttons"] = [each for each in context["header_buttons"] if each not in groups]
+        return
     for group in groups:
         group["buttons"] = to_notebooks(group["buttons"], page, alone=not chapter.reads())
     root = Path(app.srcdir).parent

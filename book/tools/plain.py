@@ -98,7 +98,9 @@ def settings(root: Path) -> dict[str, Any]:
     made["html_theme_options"] = {"search_bar_text": "Search this book...", **theme}
     static = root / "book" / "_static"
     made["html_static_path"] = ["_static"]
-    made["html_css_files"] = [file.relative_to(static).as_posix() for file in sorted(static.rglob("*.css"))]
+    for kind, setting in ((".css", "html_css_files"), (".js", "html_js_files")):  # Jupyter Book puts each on every page
+        if found := sorted(static.rglob(f"*{kind}")):
+            made[setting] = [file.relative_to(static).as_posix() for file in found]
     _merge(made, (config.get("sphinx") or {}).get("config") or {})
     if not made.get("extensions"):
         raise ValueError(f"{path} must list the extensions below `sphinx`, `config`, got none")
