@@ -281,6 +281,8 @@ def _bad_address(address: str, folder: Path, site: Path) -> str:
 
 def _unread_markup(page: BeautifulSoup) -> Iterator[str]:
     """Pieces of text outside code and formulas that look like a formula, role, directive or footnote not read."""
+    if page.select_one("body > main > .reveal"):
+        return  # in slides the browser finds the formulas by their dollars
     for piece in page.find_all(string=UNREAD):
         # a bare string only: comments and scripts are classes of their own
         if (

@@ -27,7 +27,7 @@ DECK = Path(__file__).parent / "deck"
 SHOWN = ("figure", "picture", "output", "code", "formula", "statement", "exercise", "prediction")
 ROLE = re.compile(r"\{[\w:-]+\}`([^`]*)`")
 PREDICTION = re.compile(
-    r"^(`{3,})\{(?:prediction\}|admonition\} Commit to a prediction)\n(?::\w+:.*\n)*(.*?)^\1", re.M | re.S
+    r"^(`{3,})\{(?:prediction\}|admonition\} Commit to a prediction)\n(?::[^\n]*\n)*(.*?)^\1", re.MULTILINE | re.DOTALL
 )
 
 
@@ -174,6 +174,7 @@ def deck(plan: Plan, executed: NotebookNode) -> str:
         exclude_input=True,  # code that is to be seen is in the slide's text
         exclude_input_prompt=True,
         exclude_output_prompt=True,
+        exclude_anchor_links=True,
     )
     resources = {
         "metadata": {"name": plan.source.title},

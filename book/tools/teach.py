@@ -294,7 +294,7 @@ def page(plan: Plan, board: Path) -> str:
     """The instructor's page of a chapter in Markdown, from its lead on. `board` is the folder of the drawings."""
     what, source = plan.what, plan.source
     lines = [what["lead"], "", f"**Before the lesson.** {what['before']}", ""]
-    lines += [f"Chapter: [{source.title}](../{source.name}.md). Slides: {{deck}}`{plan.name}`.", ""]
+    lines += [f"Chapter: [{source.title}](../{source.name}.md). Slides: {{deck}}`{plan.name}`, from `make slides`.", ""]
 
     lines += ["## What can they do afterwards?", ""]
     for number, outcome in enumerate(what["outcomes"], 1):
@@ -307,7 +307,7 @@ def page(plan: Plan, board: Path) -> str:
     lines += ["", "## What happens when?", "", "````{list-table}", ":header-rows: 1", ":widths: 12 12 76", ""]
     lines += ["* - 45 min", "  - 90 min", "  - what happens"]
     for step, *spans in zip(what["plan"], *map(plan.times, LENGTHS), strict=True):
-        short, long = (f"{start}–{end}" if end > start else "–" for start, end in spans)
+        short, long = (f"{start}\u2060–\u2060{end}" if end > start else "–" for start, end in spans)
         told = [step["do"].strip()]
         told += [f"({to_figure(plan, step['figure'])})"] if "figure" in step else []
         lines += [f"* - {short}", f"  - {long}", f"  - {' '.join(' '.join(told).split())}"]

@@ -134,8 +134,8 @@ def test_a_page_leaves_out_of_the_short_lesson_what_the_plan_leaves_out(root: Pa
     text = teach.page(read(root), root)
     rows = re.findall(r"\* - (.*)\n  - (.*)\n  - (.*)", text)
     assert rows[1:] == [
-        ("0–45", "0–80", 'Talk. ({into}`figure <part/x {"picture": {}}>`)'),
-        ("–", "80–90", "Listen."),
+        ("0\u2060–\u206045", "0\u2060–\u206080", 'Talk. ({into}`figure <part/x {"picture": {}}>`)'),
+        ("–", "80\u2060–\u206090", "Listen."),
     ]
     assert '{into}`figure at T = 4 <part/x {"draw": {"T": "4"}}>`' in text
 
@@ -196,6 +196,12 @@ def test_a_deck_takes_everything_from_the_executed_chapter(name: str) -> None:
     cells = slides.notebook(plan, notebook).cells
     kinds = [cell.metadata.get("slideshow", {}).get("slide_type") for cell in cells]
     assert 8 <= kinds.count("slide") <= slides.SLIDES
+    assert all(
+        re.search(r"\w{3,} \w{3,}", chapter.prediction())
+        for step in plan.what["plan"]
+        for slide in step.get("slides", [])
+        if "prediction" in slide
+    )
     assert kinds.count("notes") == kinds.count("slide")
     shown = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     assert not re.search(r"\{[a-z:]+\}`|:::|^:label:", shown, re.MULTILINE), "markup that slides cannot read"

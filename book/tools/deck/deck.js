@@ -43,7 +43,10 @@
     if (document.querySelectorAll(`[data-figure="${slot.dataset.figure}"]`).length === 1) slot.dataset.shown = "1";
   }
 
-  const visit = () => Reveal.getCurrentSlide()?.querySelectorAll(".deck-figure").forEach(show);
+  function visit() {
+    Reveal.getCurrentSlide()?.querySelectorAll(".deck-figure").forEach(show);
+    Reveal.layout(); // a figure that came from another slide changed the height
+  }
   Reveal.on("ready", visit);
   Reveal.on("slidechanged", visit);
 })();
