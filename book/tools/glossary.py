@@ -11,8 +11,11 @@ from typing import Any
 from docutils import nodes
 from sphinx import addnodes
 
-SKIPPED = (nodes.title, nodes.reference, nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw)
-SKIPPED += (nodes.term, nodes.rubric, nodes.caption, nodes.comment, addnodes.pending_xref, addnodes.desc_signature)
+# a piece of text below one of these is not running text
+SKIPPED: tuple[type[nodes.Node], ...] = (
+    *(nodes.title, nodes.rubric, nodes.caption, nodes.term, nodes.comment, nodes.reference, addnodes.pending_xref),
+    *(nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw, addnodes.desc_signature),
+)
 TABLE = re.compile(r"<style.*?</style>|<script.*?</script>|<details>.*?</details>", re.DOTALL | re.IGNORECASE)
 FEWEST_LETTERS = 2
 FORMULAS = {"T squared": re.compile(r"T\^\{?2")}  # terms that pages write as a formula
