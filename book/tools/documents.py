@@ -106,7 +106,7 @@ def _formulas(body: Tag) -> None:
 def mathml(tex: str, block: bool = False) -> str:
     """TeX as MathML with letters of other alphabets as such; the TeX itself as `alttext`."""
     tree = BeautifulSoup(convert(tex, display="block" if block else "inline"), "html.parser")
-    for node in tree.find_all(mathvariant=True):
+    for node in tree.select("[mathvariant]"):
         variant, text = str(node["mathvariant"]), node.get_text()
         if variant in VARIANTS:
             node.string = "".join(_letter(variant, letter) for letter in text)
@@ -135,10 +135,10 @@ def _names(body: Tag, name: str, names: list[str]) -> None:
     for node in body.find_all(id=True):
         node["id"] = anchor(name, str(node["id"]))
     body["id"] = anchor(name)
-    for node in body.find_all(["td", "th"], headers=True):
+    for node in body.select("td[headers], th[headers]"):
         del node["headers"]
     for attribute in ("aria-labelledby", "aria-describedby", "for"):
-        for node in body.find_all(attrs={attribute: True}):
+        for node in body.select(f"[{attribute}]"):
             node[attribute] = anchor(name, str(node[attribute]))
     folder = name.rpartition("/")[0]
     for link in body.find_all("a", href=True):

@@ -11,10 +11,14 @@ from typing import Any
 from docutils import nodes
 from sphinx import addnodes
 
-SKIPPED = (nodes.title, nodes.reference, nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw)
-SKIPPED += (nodes.term, nodes.rubric, nodes.caption, nodes.comment, addnodes.pending_xref, addnodes.desc_signature)
+# a piece of text below one of these is not running text
+SKIPPED: tuple[type[nodes.Node], ...] = (
+    *(nodes.title, nodes.rubric, nodes.caption, nodes.term, nodes.comment, nodes.reference, addnodes.pending_xref),
+    *(nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw, addnodes.desc_signature),
+)
 TABLE = re.compile(r"<style.*?</style>|<script.*?</script>|<details>.*?</details>", re.DOTALL | re.IGNORECASE)
 FEWEST_LETTERS = 2
+FORMULAS = {"T squared": re.compile(r"T\^\{?2")}  # terms that pages write as a formula
 
 
 def pattern(term: str) -> re.Pattern[str]:
@@ -22,6 +26,20 @@ def pattern(term: str) -> re.Pattern[str]:
     words = r"\s+".join(map(re.escape, term.split()))
     first = f"[{words[0].upper()}{words[0].lower()}]{words[1:]}" if words[0].isalpha() else words
     return re.compile(rf"(?<![\w-]){first}s?(?![\w-])")
+
+
+def join_lines(tree: nodes.Node) -> None:
+    """Make one piece of neighbouring pieces of text: the parser makes one of every line."""
+    for parent in list(dict.fromkeys(text.parent for text in tree.findall(nodes.Text))):
+        joined: list[nodes.Node] = []
+        for child in parent.children:
+            if joined and isinstance(child, nodes.Text) and isinstance(joined[-1], nodes.Text):
+                joined[-1] = nodes.Text(joined[-1].astext() + child.astext())
+            else:
+                joined.append(child)
+        if len(joined) < len(parent.children):
+            parent.children = []
+            parent.extend(joined)
 
 
 def texts(tree: nodes.Node) -> Iterator[nodes.Text]:
@@ -37,6 +55,7 @@ def texts(tree: nodes.Node) -> Iterator[nodes.Text]:
 def first_uses(tree: nodes.Node, terms: list[str]) -> dict[str, tuple[nodes.Text, re.Match[str]]]:
     """Term -> the first piece of text that uses it, and where in it. Longer terms come first, and no two overlap."""
     found: dict[str, tuple[nodes.Text, re.Match[str]]] = {}
+    join_lines(tree)
     pieces = list(texts(tree))
     for term in sorted(terms, key=len, reverse=True):
         wanted = pattern(term)
@@ -66,7 +85,13 @@ def _collect(app: Any, env: Any) -> list[str]:
     order += sorted(set(env.all_docs) - set(order))
     for name in order:
         if name not in homes:
-            for term in first_uses(env.get_doctree(name), list(terms)):
+            tree = env.get_doctree(name)
+            used = set(first_uses(tree, list(terms)))
+            formulas = " ".join(
+                node.astext() for node in tree.findall() if isinstance(node, (nodes.math, nodes.math_block))
+            )
+            used |= {term for term, wanted in FORMULAS.items() if term in terms and wanted.search(formulas)}
+            for term in used:
                 env.kd_uses[term].append(name)
     return sorted(homes)
 

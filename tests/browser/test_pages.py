@@ -5,10 +5,11 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
-from book.tools import contents, offline, pages
+from book.tools import contents, gates, offline, pages
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[2]
@@ -106,3 +107,21 @@ def test_first_state_without_scripts(visit: Any) -> None:
     assert figure.locator("img").is_visible()
     assert figure.locator(".kdx-sentence").inner_text().startswith("World H")
     assert not figure.locator(".kdx-controls").is_visible()
+
+
+def searched() -> list[tuple[str, str]]:
+    """What a reader might look for, and a page that must be among the results: names of formulas, a claim by id and by words."""
+    claims = gates.recorded_claims(ROOT / "book" / contents.LEDGER)
+    chapters = {name.rpartition("/")[2]: name for name in NAMES}
+    i = next(i for i in claims if i.split(".")[0] in chapters and "@" not in i)
+    page = chapters[i.split(".")[0]]
+    terms = ["four-part split", "confidence-matched smoothing", "T squared"]
+    return [(term, "appendix/glossary") for term in terms] + [(i, page), (claims[i]["sentence"], page)]
+
+
+def test_the_search_finds_names_of_formulas_and_claims(visit: Any, serve: Any) -> None:
+    for words, page in searched():
+        seen = visit(f"{serve(SITE)}/search.html?q={quote(words)}")
+        seen.page.wait_for_function("document.querySelector('#search-results').innerText.includes('Search finished')")
+        found = seen.page.eval_on_selector_all("#search-results ul.search li a", "links => links.map(a => a.pathname)")
+        assert any(path.endswith(f"/{page}.html") for path in found), (words, found)
