@@ -19,7 +19,21 @@ import nbformat
 import yaml
 from jupytext.config import load_jupytext_config
 
-from . import assignments, budgets, calibration, contents, epub, execute, gates, keys, offline, pages, pdf, plain
+from . import (
+    assignments,
+    budgets,
+    calibration,
+    contents,
+    epub,
+    execute,
+    gates,
+    keys,
+    marker,
+    offline,
+    pages,
+    pdf,
+    plain,
+)
 from . import course as courses
 from . import links as link_check
 from . import release as release_tree
@@ -214,6 +228,22 @@ def course(root: Path, args: argparse.Namespace) -> int:
     return 0
 
 
+def mark(root: Path, args: argparse.Namespace) -> int:
+    """Mark submissions of an assignment that `course` wrote; a line of points for each."""
+    autograder = courses.folder(root) / "assignments" / args.name / "autograder.zip"
+    if args.name not in (known := assignments.names(root)):
+        print(f"assignment must be one of {', '.join(known)}, got {args.name}", file=sys.stderr)
+        return 2
+    if absent := [str(path) for path in (autograder, *args.submissions) if not path.is_file()]:
+        print(f"not there: {', '.join(absent)} (`make course` writes the autograders)", file=sys.stderr)
+        return 2
+    for path in args.submissions:
+        marked = marker.mark(autograder, path)
+        points = ", ".join(f"{task} {number:g}" for task, number in marked.points.items())
+        print(f"{path}: {sum(marked.points.values()):g} points ({marked.problem or points})", flush=True)
+    return 0
+
+
 def lab_command(root: Path) -> list[str]:
     """The JupyterLab command that opens chapters as notebooks on a double click and asks the network for nothing."""
     settings = root / "_build" / "lab-settings"
@@ -254,7 +284,7 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(prog="python -m book.tools", description="From source to proof.")
     main.add_argument("--root", type=Path, default=Path(__file__).parents[2], help="the repository (default: this)")
     commands = main.add_subparsers(dest="command", required=True)
-    functions = (book, sphinx, release, links, slides, export, run, check, claims, calibrate, lint, course, lab)
+    functions = (book, sphinx, release, links, slides, export, run, check, claims, calibrate, lint, course, mark, lab)
     for function in functions:
         command = commands.add_parser(
             function.__name__,
@@ -275,6 +305,9 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("format", choices=["offline", "epub", "pdf"])
         if function is course:
             command.add_argument("names", nargs="*", metavar="assignment", help="these alone, for example universe")
+        if function is mark:
+            command.add_argument("name", metavar="assignment")
+            command.add_argument("submissions", nargs="+", type=Path, metavar="notebook")
         if function is claims:
             command.add_argument("--write", action="store_true", help="record the claims of the last run")
         if function is calibrate:

@@ -27,7 +27,7 @@ from . import contents
 
 BEGIN, END = "# BEGIN SOLUTION", "# END SOLUTION"
 KINDS = ("task", "visible", "hidden")
-REQUIREMENTS = ("torch", "numpy")  # all that an assignment may import
+REQUIREMENTS = ("torch", "numpy", "scipy")  # all that an assignment may import
 HAND_IN = "Save the notebook and hand in this one file."
 MAGIC = re.compile(r"^def (test_\w+)\(", re.MULTILINE)
 

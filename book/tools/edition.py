@@ -125,7 +125,9 @@ def filtered_notebook(
 ) -> tuple[nbformat.NotebookNode, list[int]]:
     """The notebook of a chapter for students, and for each of its code cells the number of the code cell whose outputs it
     keeps, or -1 for none."""
-    inside, number, kept, origin, lost = False, -1, [], [], set[str]()
+    inside, number, lost = False, -1, set[str]()
+    kept: list[nbformat.NotebookNode] = []
+    origin: list[int] = []
     checks: list[int] = []  # places in `kept` where a check stood
     for cell in notebook.cells:
         cell = copy.deepcopy(cell)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import scipy.stats  # noqa: F401  what notebooks import, before any clock runs
 from otter.test_files.exception_test import ExceptionTestFile
 
 from book.tools import assignments, marking
 from book.tools.assignments import BEGIN, Assignment
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 0.2  # seconds for a test or a cell here; a loop without end costs as much
+PATIENCE = 0.3  # seconds for a test or a cell here; a loop without end costs as much
 
 
 @functools.cache
