@@ -57,6 +57,7 @@ So.
 ```
 """
 REAL = ("levels/domain", "levels/losses")
+ROLE = re.compile(r"\{(?:doc|ref|numref|prf:ref)\}`([^`<]+)(?:<[^>]*>)?`")
 LINK = re.compile(r"\[([^\]]+)\]\((?!http)[^)]*\)")
 
 
@@ -72,7 +73,7 @@ def take_over(tiny: TinyBook, name: str) -> bool:
         return False
     text = chapter.source.read_text("utf8")
     parts = re.split(r"(^```\{code-cell\}.*?^```$)", text, flags=re.DOTALL | re.MULTILINE)
-    parts[::2] = [LINK.sub(r"\1", part) for part in parts[::2]]  # cells stay as they ran
+    parts[::2] = [ROLE.sub(r"\1", LINK.sub(r"\1", part)) for part in parts[::2]]  # cells stay as they ran
     tiny.write(f"{name}.md", "".join(parts))
     toc = yaml.safe_load((tiny.root / "book" / "_toc.yml").read_text("utf8"))
     tiny.write("_toc.yml", yaml.safe_dump(toc | {"chapters": [*toc["chapters"], {"file": name}]}))
