@@ -223,10 +223,10 @@ def read(root: Path, path: Path) -> Plan:
                 raise fault(part, f"entries with {', '.join(needed)} and perhaps {', '.join(allowed)}", entry)
             if "section" in entry and entry["section"] not in source.sections:
                 raise fault(f"section in {part}", f"one of {', '.join(source.sections)}", entry["section"])
-            for kind in ("exercise", "quiz"):
-                for label in several(entry.get(kind)):
-                    if label not in source.labelled(kind):
-                        raise fault(f"{kind} in {part}", f"one of {', '.join(source.labelled(kind))}", label)
+            for named in ("exercise", "quiz"):
+                for label in several(entry.get(named)):
+                    if label not in source.labelled(named):
+                        raise fault(f"{named} in {part}", f"one of {', '.join(source.labelled(named))}", label)
     for step in what["plan"]:
         if [type(minutes) for minutes in step["minutes"]] != [int, int] or min(step["minutes"]) < 0:
             raise fault("minutes", "two whole numbers, for 45 and for 90 minutes", step["minutes"])
