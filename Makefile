@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 
-.PHONY: help book offline epub pdf check sphinx release links slides course test lowest newest lab bench mutants lint fix lock clean
+.PHONY: help book offline epub pdf check sphinx release links slides test lowest newest lab bench mutants course lint fix lock clean
 
 help: ## list the commands
 	@awk -F ':[^#]*## ' '/^[a-z]+:[^#]*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -149,7 +149,7 @@ def _index_outputs(app: Any) -> None:
         copy = tree.deepcopy()
         for raw in list(copy.findall(nodes.raw)):
             if "html" in raw.get("format", "").split():
-                raw.replace_self(nodes.Text(plain(raw.astext())))
+                raw.parent.replace(raw, nodes.Text(plain(raw.astext())))  # replace_self refuses to lose its classes
         index(name, copy, title)
 
     app.builder.index_page = index_page

@@ -1,6 +1,6 @@
 // What a reader commits to stays in this browser; a link to the state of a figure leads to the figure.
 // Quizzes need none of this.
-document.addEventListener("DOMContentLoaded", () => {
+(() => {
   "use strict";
   const key = "kd-prediction " + location.pathname.split("/").slice(-2).join("/");
   let said = "";
@@ -42,4 +42,4 @@ document.addEventListener("DOMContentLoaded", () => {
     figure?.scrollIntoView({ block: "nearest" });
     figure?.querySelector("input, select")?.focus({ preventScroll: true });
   });
-});
+})();
