@@ -82,12 +82,17 @@ print("remembered")
 def students(tmp_path_factory):
     """The sources of all pages as students get them, in a folder."""
     folder = tmp_path_factory.mktemp("students")
+    chapters = [page.name for page in contents.notebooks(ROOT)]
     for page in contents.toc_entries(ROOT):
         name = page.removesuffix(".md")
         source = contents.page_source(ROOT, name)
-        notebook, _ = edition.filtered_notebook(contents.Chapter(name, source).read())
+        if name in chapters:
+            notebook, _ = edition.filtered_notebook(contents.Chapter(name, source).read())
+            text = jupytext.writes(notebook, fmt="md:myst")
+        else:
+            text = edition.filtered_text(contents.read_text(source), lambda target: False)
         (folder / "book" / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "book" / f"{name}.md").write_text(jupytext.writes(notebook, fmt="md:myst"), "utf8")
+        (folder / "book" / f"{name}.md").write_text(text, "utf8")
     return folder
 
 
