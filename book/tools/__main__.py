@@ -72,6 +72,8 @@ def book(root: Path, args: argparse.Namespace) -> int:
         print(f"the book was not built: {', '.join(failed)} failed", file=sys.stderr)
         return 1
     built = pages.build(root)
+    if built:  # the pages' folder is new, and instructors' pages lead to the slides in it
+        decks.build(root, pages.site(root) / "slides")
     first = pages.site(root) / "index.html"
     print(f"{'built' if built else 'pages unchanged'} ({time.perf_counter() - started:.0f} s): {first.as_uri()}")
     if args.open:

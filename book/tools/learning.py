@@ -153,7 +153,7 @@ def resolve(app: Any, page: str, template: str, context: dict[str, Any], doctree
 
     def link(found: re.Match[str]) -> str:
         try:
-            return f'href="{html.escape(address(found[1], known))}"'
+            return f'data-state="{found[1]}" href="{html.escape(address(found[1], known))}"'
         except ValueError as problem:
             log.warning("%s: %s", page, problem, type="learning")
             return 'href="#"'

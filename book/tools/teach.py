@@ -294,7 +294,10 @@ def page(plan: Plan, board: Path) -> str:
     """The instructor's page of a chapter in Markdown, from its lead on. `board` is the folder of the drawings."""
     what, source = plan.what, plan.source
     lines = [what["lead"], "", f"**Before the lesson.** {what['before']}", ""]
-    lines += [f"Chapter: [{source.title}](../{source.name}.md). Slides: {{deck}}`{plan.name}`, from `make slides`.", ""]
+    lines += [
+        f"Chapter: [{source.title}](../{source.name}.md). Slides: {{deck}}`{plan.name}`, which `make book` makes too.",
+        "",
+    ]
 
     lines += ["## What can they do afterwards?", ""]
     for number, outcome in enumerate(what["outcomes"], 1):
@@ -430,7 +433,7 @@ class Into(SphinxRole):
 
 
 class Deck(SphinxRole):
-    """The link to a chapter's slides, which are made after the pages."""
+    """The link to the slides of a chapter, which are made after the pages."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         return [nodes.reference("", f"{self.text}.html", refuri=f"../slides/{self.text}.html", internal=True)], []

@@ -53,15 +53,15 @@ def test_a_prediction_is_kept_and_stands_beside_the_result(serve: Any, visit: An
     seen = visit(f"{serve(SITE)}/levels/universe.html")
     page, text = seen.page, "three and <b>one</b>"
     assert page.locator(".kdq-echo >> visible=true").count() == 0
-    page.get_by_label("Your prediction").fill(text)
+    page.get_by_role("textbox", name="Your prediction").fill(text)
     page.get_by_role("button", name="Commit").press("Enter")
     assert "Kept in this browser" in page.locator(".kdq-kept").inner_text()
     page.reload()
-    assert page.get_by_label("Your prediction").first.input_value() == text
+    assert page.get_by_role("textbox", name="Your prediction").input_value() == text
     assert page.locator(".kdq-echo").first.inner_text() == f"You predicted: {text}"
     other = page.context.new_page()
     other.goto(f"{serve(SITE)}/levels/domain.html")
-    assert other.get_by_label("Your prediction").first.input_value() == ""
+    assert other.get_by_role("textbox", name="Your prediction").input_value() == ""
     assert seen.outside == [] and seen.errors == []
 
 
