@@ -57,7 +57,7 @@ def test_every_claim_of_the_paper_has_an_answer():
 
 
 def test_the_first_word_of_a_claim_is_the_last_of_one_page():
-    names = [name.split("/")[-1] for name in contents.toc_entries(ROOT)]
+    names = [page.name.split("/")[-1] for page in contents.notebooks(ROOT)]
     assert sorted(i for i in RECORDED if names.count(i.split(".")[0]) != 1) == []
 
 
