@@ -25,7 +25,7 @@ def test_print_unfolds_the_table(page: Any) -> None:
     seen = "() => document.querySelector('td').checkVisibility({contentVisibilityAuto: true, visibilityProperty: true})"
     assert not page.evaluate(seen)
     page.emulate_media(media="print")
-    assert page.evaluate(seen)
+    page.wait_for_function(seen)
 
 
 def test_less_motion_where_a_reader_asks_for_it(page: Any) -> None:
