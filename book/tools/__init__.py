@@ -3,7 +3,7 @@
     python -m book.tools book        run the chapters that changed, build the pages, say where the first one is
     python -m book.tools check       judge what the last build produced (budgets, errors, claims, alt text, pages)
     python -m book.tools claims      compare the claims with book/claims.yml; --write records them
-    python -m book.tools export      write the built book as one file: offline (zip), epub or pdf
+    python -m book.tools export FORMAT   write the built book as one file: offline (zip), epub or pdf
     python -m book.tools run         run chapters only, in any profile
     python -m book.tools calibrate   compare this machine with the one whose seconds the budgets stand in
     python -m book.tools lint        check the code cells and the headers of the chapters

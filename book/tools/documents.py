@@ -147,7 +147,10 @@ def _names(body: Tag, name: str, names: list[str]) -> None:
             continue
         target = name if not address.path else _joined(folder, unquote(address.path)).removesuffix(".html")
         if target in names:
-            link["href"] = "#" + anchor(target, unquote(address.fragment))
+            place = unquote(address.fragment)
+            if place.startswith("kdx-"):  # a figure in a state: here it has one alone
+                place = place.partition(".")[0]
+            link["href"] = "#" + anchor(target, place)
         else:  # to the sources or to an index: the words stay
             link.unwrap()
 

@@ -91,4 +91,4 @@ def test_every_link_to_a_state_moves_its_figure_there(serve: Any, visit: Any) ->
                 expect(said, f"{name}: {state}").to_contain_text(pair.partition("=")[2].strip())
             checked += 1
         page.close()
-    assert checked > 80
+    assert checked >= 60
