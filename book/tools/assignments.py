@@ -81,11 +81,16 @@ def names(root: Path) -> list[str]:
     return sorted(path.stem for path in folder(root).glob("*.md"))
 
 
+def lessons(root: Path) -> list[str]:
+    """The chapters that teach: those that run, without the cover and the appendix."""
+    return [page.name for page in contents.chapters(root) if "/" in page.name and not page.name.startswith("appendix/")]
+
+
 def chapter_of(root: Path, name: str) -> str:
     """The chapter that an assignment belongs to. ValueError where none is called so."""
-    found = [page for page in contents.toc_entries(root) if page.rsplit("/", 1)[-1] == name]
+    found = [page for page in lessons(root) if page.rsplit("/", 1)[-1] == name]
     if not found:
-        raise ValueError(f"an assignment is called like its chapter; book/_toc.yml has no page {name!r}")
+        raise ValueError(f"an assignment is called like its chapter; book/_toc.yml has no chapter {name!r}")
     return found[0]
 
 

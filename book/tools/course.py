@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from . import assignments, contents, edition
+from . import assignments, edition
 
 
 def folder(root: Path) -> Path:
@@ -27,11 +27,6 @@ def write(root: Path, names: Iterable[str] = ()) -> list[str]:
         said.append(
             f"students' edition: {len(pages)} pages, {(folder(root) / 'student' / 'html' / 'index.html').as_uri()}"
         )
-        lacking = [name for name in contents.toc_entries(root) if _chapter(name) and name.split("/")[-1] not in known]
+        lacking = [name for name in assignments.lessons(root) if name.split("/")[-1] not in known]
         said += [f"{name} has no assignment" for name in lacking]
     return said
-
-
-def _chapter(name: str) -> bool:
-    """Is the page one that teaches, and so has an assignment?"""
-    return "/" in name and not name.startswith(("appendix/", edition.TEACHERS))

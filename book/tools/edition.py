@@ -19,6 +19,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,8 @@ CHECK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 NUMBER = re.compile(r"(?<![\d.])(?:\d+\.\d+|\d{2,})(?!\.?\d)")
+WORD = re.compile(r"\w+")
+TARGET = re.compile(r"\]\([^)]*\)")
 WINDOW = 7  # so many words in a row are no accident
 READ = (".md", ".ipynb", ".html", ".js", ".json", ".txt", ".yml")
 
@@ -327,19 +330,23 @@ def secrets(root: Path) -> Secrets:
         text = contents.read_text(contents.page_source(root, name))
         exercises = _exercises(text)
         answers = [found[2] for found in SOLUTION.finditer(text)] + REASON.findall(text)
+        answers = [TARGET.sub("]", answer) for answer in answers]  # a heading's name is no answer
         hidden = [*answers, *CHECK.findall(exercises)]
         given = SOLUTION.sub("", text)
         for check in CHECK.findall(exercises):
             given = given.replace(check, "")
         given = REASON.sub("", given)
-        rest += words(given)
+        rest += [*words(given), *WORD.findall(given)]  # code has < and > that are no tags
         for piece in hidden:
             runs |= _windows(words(piece))
         said |= {word.lower() for piece in answers for word in words(piece) if word.isalpha() and len(word) > 3}
         numbers[name] = set(NUMBER.findall(" ".join(answers))) - set(NUMBER.findall(_exercises(given)))
+    for path in contents.files_under(root / "kdlib"):  # which students have, and the page of names shows
+        rest += WORD.findall(contents.read_text(path)) if path.suffix == ".py" else []
     known = " " + " ".join(rest) + " "
-    runs = {run for run in runs if f" {run} " not in known}
-    return runs, numbers, said - {word.lower() for word in rest}
+    runs = {run for run in runs if f" {run} " not in known and re.search("[^\\W\\d_]{2}", run)}
+    stems = {_stem(word) for word in {word.lower() for word in rest}}
+    return runs, numbers, {word for word in said if _stem(word) not in stems}
 
 
 def leaks(known: Secrets, folder: Path) -> list[str]:
@@ -369,11 +376,20 @@ def leaks(known: Secrets, folder: Path) -> list[str]:
 
 def _indexed(text: str, said: Iterable[str]) -> set[str]:
     """Which of the words, cut to their stems as the index has them, the search index knows."""
+    terms = json.loads(text.partition("(")[2].rpartition(")")[0])["terms"]
+    return {word for word in said if _stem(word) in terms}
+
+
+@cache
+def _stemmer() -> Callable[[str], str]:
     from sphinx.search.en import SearchEnglish
 
-    terms = json.loads(text.partition("(")[2].rpartition(")")[0])["terms"]
-    stem = SearchEnglish({}).stem
-    return {word for word in said if stem(word) in terms}
+    return SearchEnglish({}).stem
+
+
+def _stem(word: str) -> str:
+    """A word as the search index has it."""
+    return _stemmer()(word)
 
 
 def _texts(folder: Path) -> Iterator[tuple[str, str]]:
