@@ -83,7 +83,7 @@ class Prediction(SphinxDirective):
     """An admonition that asks for a prediction, with a field to commit it."""
 
     has_content = True
-    title, kind = "Commit to a prediction", "prediction"
+    title = "Commit to a prediction"
 
     def run(self) -> list[nodes.Node]:
         self.assert_has_content()
@@ -138,7 +138,6 @@ def address(state: str, known: list[tuple[str, dict[str, list[str]]]]) -> str:
         if text not in controls.get(control, ()):
             raise ValueError(f"state of figure {number} must be of {controls}, got {control!r} = {text!r}")
         at[control] = text
-    # a link that sets nothing still names the figure: its first control at any value would move it
     return (
         "#" + "&".join(f"{name}.{quote(control)}={quote(text)}" for control, text in at.items()) if at else f"#{name}"
     )

@@ -295,7 +295,7 @@ def page(plan: Plan, board: Path) -> str:
     what, source = plan.what, plan.source
     lines = [what["lead"], "", f"**Before the lesson.** {what['before']}", ""]
     lines += [
-        f"Chapter: [{source.title}](../{source.name}.md). Slides: {{deck}}`{plan.name}`, which `make book` makes too.",
+        f"Chapter: [{source.title}](../{source.name}.md). Slides: {{deck}}`{plan.name}`.",
         "",
     ]
 
