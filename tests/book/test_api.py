@@ -85,6 +85,8 @@ def resolve(name: str) -> Any:
         home = importlib.import_module(parent)
     except ModuleNotFoundError:  # an attribute of a class
         home = resolve(parent)
+    if not hasattr(home, last):  # a module that its package imports when it is wanted
+        return importlib.import_module(name)
     return getattr(home, last)
 
 
