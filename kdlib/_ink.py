@@ -70,6 +70,12 @@ def legible(svg: str) -> str:
     return re.sub(r"<svg[^>]*>", lambda tag: tag[0] + style, svg, count=1)
 
 
+def on(colour: Any) -> str:
+    """Black or white, whichever is read better on a surface of this colour: at least 4.5:1."""
+    ground = 255 * np.array(mpl.colors.to_rgb(colour))
+    return max(("#000000", "#ffffff"), key=lambda ink: float(_ratio(_bytes(ink), ground)))
+
+
 class Contrast(NamedTuple):
     """How well one text is seen, on the page where it is harder to read."""
 

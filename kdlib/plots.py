@@ -14,6 +14,7 @@ import pandas as pd
 import seaborn as sns
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -153,6 +154,23 @@ def label_ends(ax: Any, pad: float = 4, gap: float = 14) -> None:
             va="center",
             color=colour,
         )
+
+
+def label_cells(ax: Axes) -> None:
+    """Write the numbers in a heat map's cells in black or white, whichever is read better; seaborn's choice may not be.
+
+    Raises ValueError where the axes has no heat map with one text in each of its cells.
+    """
+    meshes = [mesh for mesh in ax.collections if isinstance(mesh, QuadMesh)]
+    cells = 0 if not meshes else np.ma.count(meshes[0].get_array())
+    if not meshes or cells != len(ax.texts):
+        raise ValueError(
+            f"ax must show a heat map with a text in each cell, got {cells} cells and {len(ax.texts)} texts"
+        )
+    meshes[0].update_scalarmappable()
+    shown = ~np.ma.getmaskarray(np.ma.asarray(meshes[0].get_array())).ravel()
+    for text, colour in zip(ax.texts, np.asarray(meshes[0].get_facecolor())[shown], strict=True):
+        text.set_color(_ink.on(colour))
 
 
 def _look(line: Line2D) -> tuple[str, Any, Any]:

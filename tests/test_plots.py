@@ -236,6 +236,26 @@ class TestPictures:
         assert mpl.rcParams["axes.prop_cycle"].by_key()["color"] == list(plots.COLOURS.values())
 
 
+class TestLabelCells:
+    @pytest.mark.parametrize("cmap", ["vlag", "Blues", "viridis", "Greys"])
+    def test_numbers_are_read_on_every_cell(self, cmap: str) -> None:
+        values = np.ma.masked_greater(np.linspace(0, 1.01, 48).reshape(6, 8), 1)
+        ax = sns.heatmap(values.data, mask=values.mask, annot=True, cmap=cmap, cbar=False)
+        seaborns = plots.contrast().query("text in @shown", local_dict={"shown": [t.get_text() for t in ax.texts]})
+        assert (seaborns["ratio"] < 4.5).any() and len(ax.texts) == 47
+        plots.label_cells(ax)
+        table = plots.contrast()
+        assert (table["ratio"] >= table["needed"]).all(), table
+
+    @pytest.mark.parametrize("annot", [True, False])
+    def test_what_is_no_labelled_heat_map_is_refused(self, annot: bool) -> None:
+        ax = plt.gca()
+        if not annot:
+            sns.heatmap(np.eye(2), ax=ax)
+        with pytest.raises(ValueError, match=r"ax must show a heat map with a text in each cell, got [04] cells and 0"):
+            plots.label_cells(ax)
+
+
 class TestContrast:
     """Measured on the figure, against WCAG's formula as written above."""
 
