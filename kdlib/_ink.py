@@ -95,7 +95,7 @@ def measure(figure: Figure, drawn: bool = False) -> list[Contrast]:
     with _at_72_dpi(figure):
         if not drawn:
             figure.draw_without_rendering()
-        texts = [text for text in _texts(figure) if text.get_text().strip()]
+        texts = [text for text in _texts(figure) if text.get_text().strip() and _colour(text)[3] > 0]
         behind = np.zeros((len(texts), len(GRID[0]) * len(GRID[1]), 4))  # transparent: the page itself
         surfaces = [(axes, filled) for axes in figure.axes if (filled := _filled(axes))]
         if surfaces and texts:
@@ -198,7 +198,7 @@ def _looked_at(pixels: NDArray[Any], boxes: NDArray[Any]) -> NDArray[Any]:
 
 def _contrasts(texts: list[Text], behind: NDArray[Any], scale: float) -> list[Contrast]:
     """What a reader sees of the texts, over the pixels behind them (texts, points, rgba)."""
-    inks = np.array([mpl.colors.to_rgba(text.get_color(), text.get_alpha()) for text in texts]).reshape(-1, 1, 4)
+    inks = np.array([_colour(text) for text in texts]).reshape(-1, 1, 4)
     colours = [mpl.colors.to_hex(ink) for ink in inks[:, 0]]
     alpha, part, nth = inks[..., 3:], behind[..., 3:] / 255, int(CROSSED * behind.shape[1])
     found: list[list[Contrast]] = [[] for _ in texts]
@@ -214,6 +214,10 @@ def _contrasts(texts: list[Text], behind: NDArray[Any], scale: float) -> list[Co
             on = mpl.colors.to_hex(np.round(ground[j, point]) / 255)
             found[j].append(Contrast(text.get_text(), page, shades[j], on, float(ratios[j, point]), needed))
     return [min(both, key=lambda one: one.ratio) for both in found]
+
+
+def _colour(text: Text) -> tuple[float, float, float, float]:
+    return mpl.colors.to_rgba(text.get_color(), text.get_alpha())
 
 
 def _heavy(text: Text) -> bool:

@@ -351,6 +351,7 @@ class TestContrast:
         figure, (ax, bare, hidden) = plt.subplots(1, 3)
         ax.text(0, 0, "invisible", visible=False)
         ax.text(0, 0, "  ")
+        ax.text(0, 0, "no ink", color="none")
         ax.set(xticks=[], yticks=[])
         bare.set(xlabel="no axes")
         bare.axis("off")

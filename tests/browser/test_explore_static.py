@@ -270,7 +270,9 @@ def test_day_and_night_are_legible(address: str, visit: Any, theme: str, system:
     assert (np.abs(pixels - 0x7D).max(axis=-1) < 24).sum() > 300
     # its text takes the shade for the page's scheme, whatever the system's is
     grey = pixels[np.ptp(pixels, axis=-1) < 3].mean(axis=-1)
-    ink, shade = (grey.min(), 0x6F) if theme == "light" else (grey.max(), 0x8F)  # of all grey the farthest from the page
+    ink, shade = (
+        (grey.min(), 0x6F) if theme == "light" else (grey.max(), 0x8F)
+    )  # of all grey the farthest from the page
     assert abs(ink - shade) < 3
 
 
