@@ -102,7 +102,7 @@ class Predicted(SphinxDirective):
     """Shows the page's prediction again; nothing where none was committed to."""
 
     def run(self) -> list[nodes.Node]:
-        return [raw('<aside class="kdq-echo" aria-label="Your prediction" hidden></aside>')]
+        return [raw('<div class="kdq-echo" role="note" aria-label="Your prediction" hidden></div>')]
 
 
 class State(SphinxRole):

@@ -23,7 +23,7 @@ from .gates import CLAIMS_MIME, WIDGET_VIEW
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)  # what keeps a build from being written
 PAGE_TOOLS = {  # those of the tools that a page is made by
-    "pages.py", "contents.py", "keys.py", "docstrings.py", "glossary.py", "languages.py", "launch.py", "learning.py", "learning.js", "provenance.py", "release.py", "slides.py", "teach.py",
+    "pages.py", "accessible.py", "contents.py", "keys.py", "docstrings.py", "figures.py", "glossary.py", "languages.py", "launch.py", "learning.py", "learning.js", "provenance.py", "release.py", "slides.py", "teach.py",
 }  # fmt: skip
 CACHED = re.compile(r"^(.+): Using cached notebook", re.MULTILINE)  # what the build says of a page it did not run
 

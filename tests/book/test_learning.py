@@ -89,7 +89,7 @@ def test_a_quiz_and_a_prediction_on_a_page(build: Callable[[str], tuple[str, str
     assert len(re.findall(r'<input type="radio" name="a-1"', page)) == 3
     assert "<strong>Right.</strong> <span>because <em>so</em></span>" in page
     assert 'href="#kdx-1234.T=4&amp;kdx-1234.of=c">look</a>' in page
-    assert '<form class="kdq-commit" hidden>' in page and '<aside class="kdq-echo"' in page
+    assert '<form class="kdq-commit" hidden>' in page and '<div class="kdq-echo" role="note"' in page
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=[chapter.name for chapter in CHAPTERS])

@@ -1,0 +1,30 @@
+"""Sphinx extension: what other packages' markup leaves out for readers who listen to a page or move through it by keyboard.
+
+pandas makes the empty corner of a table a header of nothing. The theme lets boxes that scroll be reached by keyboard, but looks for
+them when the page loads, so not in what is folded then; it looks again when the window changes its size.
+"""
+
+import re
+from typing import Any
+
+CORNER = re.compile(r"<th([^>]*)>\s*</th>")
+UNFOLDED = """<script>
+document.addEventListener("toggle", () => dispatchEvent(new Event("resize")), true);
+</script>
+"""
+
+
+def mended(body: str) -> str:
+    """The HTML of a page's text with plain cells for empty headers, and with a word to the theme when something unfolds."""
+    return CORNER.sub(r"<td\1></td>", body) + UNFOLDED * ("<details" in body)
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.connect("html-page-context", _page)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _page(app: Any, name: str, template: str, context: dict[str, Any], document: Any) -> None:
+    if context.get("body"):
+        context["body"] = mended(context["body"])
