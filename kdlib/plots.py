@@ -161,15 +161,14 @@ def label_cells(ax: Axes) -> None:
 
     Raises ValueError where the axes has no heat map with one text in each of its cells.
     """
-    meshes = [mesh for mesh in ax.collections if isinstance(mesh, QuadMesh)]
-    cells = 0 if not meshes else np.ma.count(meshes[0].get_array())
-    if not meshes or cells != len(ax.texts):
+    mesh = next((mesh for mesh in ax.collections if isinstance(mesh, QuadMesh)), None)
+    shown = ~np.ma.getmaskarray(np.ma.asarray([] if mesh is None else mesh.get_array())).ravel()
+    if mesh is None or shown.sum() != len(ax.texts):
         raise ValueError(
-            f"ax must show a heat map with a text in each cell, got {cells} cells and {len(ax.texts)} texts"
+            f"ax must be a heat map with a text in each cell, got {shown.sum()} cells and {len(ax.texts)} texts"
         )
-    meshes[0].update_scalarmappable()
-    shown = ~np.ma.getmaskarray(np.ma.asarray(meshes[0].get_array())).ravel()
-    for text, colour in zip(ax.texts, np.asarray(meshes[0].get_facecolor())[shown], strict=True):
+    mesh.update_scalarmappable()
+    for text, colour in zip(ax.texts, np.asarray(mesh.get_facecolor())[shown], strict=True):
         text.set_color(_ink.on(colour))
 
 

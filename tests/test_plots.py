@@ -252,7 +252,7 @@ class TestLabelCells:
         ax = plt.gca()
         if not annot:
             sns.heatmap(np.eye(2), ax=ax)
-        with pytest.raises(ValueError, match=r"ax must show a heat map with a text in each cell, got [04] cells and 0"):
+        with pytest.raises(ValueError, match=r"ax must be a heat map with a text in each cell, got [04] cells and 0"):
             plots.label_cells(ax)
 
 

@@ -186,8 +186,8 @@ def exercise_faults(name: str, notebook: NotebookNode) -> list[str]:
         if re.search("^## ", cell.source, re.MULTILINE):
             here = ""
         for _, kind, title, options in DIRECTIVE.findall(cell.source + "\n"):
-            label = re.search(r"^:label: *(\S+)", options, re.MULTILINE)
-            here = label[1] if kind == "exercise" and label else ""
+            named = re.search(r"^:label: *(\S+)", options, re.MULTILINE)
+            here = named[1] if kind == "exercise" and named else ""
             if kind == "exercise":
                 titles[here or title], checks[here] = title.strip(), []
             elif re.search(r"^:class:.*\bdropdown\b", options, re.MULTILINE):

@@ -107,8 +107,8 @@ plots.show("A yellow field.")"""
     tiny.chapter("b", cell(draw.format("white", "#ffffff")))
     assert tiny.call("run", "--profile", "smoke")[0] == 0
     status, said = tiny.call("check", "--profile", "smoke")
-    fault = "text 'white' in #ffffff on #ffee00 has a contrast of 1.18:1 on the light page, it needs 4.5:1 (figure 'A y"
-    assert status == 1 and f"part/b: cell 1 wrote to stderr: {fault}" in said and "part/a" not in said
+    fault = "text 'white' in #ffffff on #ffee00 has a contrast of 1.20:1 on the light page, it needs 4.5:1 (figure 'A y"
+    assert status == 1 and f"part/b: cell 3 wrote to stderr: {fault}" in said and "part/a" not in said
 
 
 @pytest.mark.slow
