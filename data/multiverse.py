@@ -94,7 +94,9 @@ def experiment(world: str, variation: str, seed: int) -> pd.DataFrame:
     change, base = VARIATIONS[variation], BASE[world]
     n, classes = max(20, round(base["n"] * change.get("examples x", 1))), change.get("classes")
     task = drawn(world, seed, n, classes)
-    size = base["n"] if world not in data.TEACHER else n  # what a teacher of images learns does not depend on the student's number
+    size = (
+        base["n"] if world not in data.TEACHER else n
+    )  # what a teacher of images learns does not depend on the student's number
     school = (change.get("teacher's width x", 1), change.get("teacher's data x", 1))
     teacher, accuracy = taught(world, seed, size, classes, *school)
     v, y, T = teacher.predict(task.x_train)[0], task.y_train, change.get("T", 4)
