@@ -18,9 +18,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_spec("voila") is None, reason=figures.MISSING),
 ]
-ICONS = (
-    "https://cdn.jsdelivr.net/npm/@fortawesome/"  # the one thing outside that voila asks for, and the figures do not
-)
+# all that voila asks for outside; the figures use none of it
+ICONS = ("https://cdn.jsdelivr.net/npm/@fortawesome/", "https://cdn.jsdelivr.net/npm/font-awesome@")
 CODE = [
     "from kdlib.explore import Control, explore\nimport matplotlib.pyplot as plt\nprint('unseen')",
     "def draw(T, alpha):\n    plt.gca().plot([0, alpha * T])\n    return f'At T = {T:g} and alpha = {alpha:g}: {alpha * T:g}.'",
