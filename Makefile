@@ -43,7 +43,8 @@ slides: book ## slides of every chapter with a teaching plan, with notes, in _bu
 	@$(RUN) -m book.tools slides
 
 test: lint book ## everything CI runs that needs no system package; says what it skipped
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -n 2 --dist loadfile -m "not alone"
+	@$(RUN) -m pytest -m alone
 
 # Unit tests alone, in an environment of their own. Old packages warn of each other, so warnings are no errors here.
 UNIT = -m pytest -o filterwarnings=default tests --ignore=tests/book --ignore=tests/course --ignore=tests/browser --ignore=tests/benchmarks

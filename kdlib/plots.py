@@ -10,13 +10,15 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from kdlib import _rc
+from kdlib import _ink, _rc
 
 #: The one colour of each meaning; all stand out on light and dark pages, also for colour-blind readers.
 COLOURS = {
@@ -38,8 +40,15 @@ DASHES: dict[str, Any] = {
     "shape": (1, 1.5),
     "teacher": (8, 2),
 }
-#: Colour of axes and text: over 4:1 on white and on the dark page, so one file serves both.
+#: Colour of axes and text: over 4:1 on white and on the dark page, so one file serves both; as text it gets more (`_ink`).
 INK = "#7d7d7d"
+#: JupyterLab has no color-scheme of its own: its light and dark themes told to the pictures in it.
+SCHEMES = "<style>{}</style>".format(
+    "".join(
+        f'[data-jp-theme-light="{light}"] .kd-figure img{{color-scheme:{scheme}}}'
+        for light, scheme in (("true", "light"), ("false", "dark"))
+    )
+)
 #: Sizes of figures in inches; text stays legible when a full figure is scaled to a phone.
 FULL, HALF = (6.2, 3.6), (3.4, 2.9)
 
@@ -147,12 +156,41 @@ def label_ends(ax: Any, pad: float = 4, gap: float = 14) -> None:
         )
 
 
+def label_cells(ax: Axes) -> None:
+    """Write the numbers in a heat map's cells in black or white, whichever is read better; seaborn's choice may not be.
+
+    Raises ValueError where the axes has no heat map with one text in each of its cells.
+    """
+    mesh = next((mesh for mesh in ax.collections if isinstance(mesh, QuadMesh)), None)
+    shown = ~np.ma.getmaskarray(np.ma.asarray([] if mesh is None else mesh.get_array())).ravel()
+    if mesh is None or shown.sum() != len(ax.texts):
+        raise ValueError(
+            f"ax must be a heat map with a text in each cell, got {shown.sum()} cells and {len(ax.texts)} texts"
+        )
+    mesh.update_scalarmappable()
+    for text, colour in zip(ax.texts, np.asarray(mesh.get_facecolor())[shown], strict=True):
+        text.set_color(_ink.on(colour))
+
+
 def _look(line: Line2D) -> tuple[str, Any, Any]:
     return mpl.colors.to_hex(line.get_color()), line.get_linestyle(), line.get_marker()
 
 
-def to_svg(figure: Figure) -> str:
-    """The figure as an SVG text, reproducible byte for byte, text kept as text; closes the figure."""
+def contrast(figure: Figure | None = None) -> pd.DataFrame:
+    """How well each text of a figure (default: the current one) is seen: columns text, page, colour, behind, ratio, needed.
+
+    `ratio` is WCAG's contrast with what lies behind three quarters of the text, on the page, light or dark, where it is
+    smaller; `needed` is 4.5, or 3 for text that is large even on a phone. Text outside the canvas stands on the page.
+    """
+    figure = plt.gcf() if figure is None else figure
+    return pd.DataFrame(_ink.measure(figure), columns=list(_ink.Contrast._fields))
+
+
+def to_svg(figure: Figure, caption: str = "") -> str:
+    """The figure as an SVG text, reproducible byte for byte, text kept as text; closes the figure.
+
+    Text in the book's colours takes the shade of it that is read well on the page, light or dark, that shows the file.
+    """
     buffer = io.StringIO()
     with _rc.settings({"svg.fonttype": "none", "svg.hashsalt": _rc.SALT}):
         figure.savefig(
@@ -162,8 +200,9 @@ def to_svg(figure: Figure) -> str:
             transparent=True,
             metadata={"Date": None, "Creator": None},
         )
+        _ink.complain(figure, caption)
     plt.close(figure)
-    return buffer.getvalue()
+    return _ink.legible(buffer.getvalue())
 
 
 class Picture:
@@ -175,7 +214,9 @@ class Picture:
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         data = base64.b64encode(self.svg.encode()).decode()
         image = f'<img alt="{html.escape(self.alt)}" src="data:image/svg+xml;base64,{data}">'
-        page = f'<figure class="kd-figure">{image}<figcaption>{html.escape(self.caption)}</figcaption></figure>'
+        page = (
+            f'<figure class="kd-figure">{image}<figcaption>{html.escape(self.caption)}</figcaption></figure>{SCHEMES}'
+        )
         return {"text/html": page, "text/plain": self.alt}
 
 
@@ -188,4 +229,4 @@ def show(caption: str, alt: str | None = None, figure: Figure | None = None) -> 
         raise ValueError(f"caption must say what to see, got {caption!r}")
     if figure is None and not plt.get_fignums():
         raise ValueError("figure must be given or drawn before, got None and no open figure")
-    return Picture(to_svg(plt.gcf() if figure is None else figure), caption, alt or caption)
+    return Picture(to_svg(plt.gcf() if figure is None else figure, caption), caption, alt or caption)

@@ -6,6 +6,7 @@ import base64
 import itertools
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -16,7 +17,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from kdlib import plots
+from kdlib import _ink, plots
+from kdlib.explore import explore
 
 Array = NDArray[np.float64]
 # Machado, Oliveira & Fernandes 2009, severity 1.0; they act on linear RGB.
@@ -232,6 +234,205 @@ class TestPictures:
             assert mpl.colors.to_rgba(patch.get_facecolor()) == (0, 0, 0, 0)
         assert mpl.colors.to_hex(ax.spines["left"].get_edgecolor()) == plots.INK
         assert mpl.rcParams["axes.prop_cycle"].by_key()["color"] == list(plots.COLOURS.values())
+
+
+class TestLabelCells:
+    @pytest.mark.parametrize("cmap", ["vlag", "Blues", "viridis", "Greys"])
+    def test_numbers_are_read_on_every_cell(self, cmap: str) -> None:
+        values = np.ma.masked_greater(np.linspace(0, 1.01, 48).reshape(6, 8), 1)
+        ax = sns.heatmap(values.data, mask=values.mask, annot=True, cmap=cmap, cbar=False)
+        seaborns = plots.contrast().query("text in @shown", local_dict={"shown": [t.get_text() for t in ax.texts]})
+        assert (seaborns["ratio"] < 4.5).any() and len(ax.texts) == 47
+        plots.label_cells(ax)
+        table = plots.contrast()
+        assert (table["ratio"] >= table["needed"]).all(), table
+
+    @pytest.mark.parametrize("annot", [True, False])
+    def test_what_is_no_labelled_heat_map_is_refused(self, annot: bool) -> None:
+        ax = plt.gca()
+        if not annot:
+            sns.heatmap(np.eye(2), ax=ax)
+        with pytest.raises(ValueError, match=r"ax must be a heat map with a text in each cell, got [04] cells and 0"):
+            plots.label_cells(ax)
+
+
+class TestContrast:
+    """Measured on the figure, against WCAG's formula as written above."""
+
+    @staticmethod
+    def of(text: str, figure: Any = None) -> Any:
+        table = plots.contrast(figure)
+        (row,) = table[table["text"] == text].to_dict("records")
+        return row
+
+    def test_white_on_yellow_fails_and_ink_on_paper_passes(self) -> None:
+        _, ax = plt.subplots()
+        ax.axvspan(0, 0.5, color="#ffee00")
+        ax.text(0.25, 0.5, "white", color="white", ha="center", transform=ax.transAxes)
+        ax.text(0.75, 0.5, "ink", ha="center", transform=ax.transAxes)
+        ax.set_xlim(0, 1)
+        white, ink = self.of("white"), self.of("ink")
+        assert white["ratio"] == pytest.approx(contrast("#ffffff", "#ffee00"))
+        assert (white["colour"], white["behind"], white["needed"]) == ("#ffffff", "#ffee00", 4.5)
+        assert ink["ratio"] == pytest.approx(contrast(ink["colour"], ink["behind"]))
+        assert ink["ratio"] >= ink["needed"] and ink["behind"] in _ink.PAGES.values()
+
+    @pytest.mark.parametrize("colour", [*plots.COLOURS.values(), plots.INK])
+    def test_every_colour_of_the_book_is_read_as_text_on_both_pages(self, colour: str) -> None:
+        light, dark = _ink.SHADES[colour]
+        assert contrast(light, "#ffffff") >= 4.5 and contrast(dark, "#14181e") >= 4.5
+        plt.figtext(0.5, 0.5, "x", color=colour)
+        assert self.of("x")["ratio"] == pytest.approx(min(contrast(light, "#ffffff"), contrast(dark, "#14181e")))
+
+    def test_a_text_is_judged_on_the_page_where_it_is_harder_to_read(self) -> None:
+        plt.figtext(0.5, 0.5, "black", color="#000000")
+        black = self.of("black")
+        assert (black["page"], black["behind"]) == ("dark", "#14181e")
+        assert black["ratio"] == pytest.approx(contrast("#000000", "#14181e"))
+
+    def test_numbers_in_the_cells_of_a_heat_map(self) -> None:
+        ax = sns.heatmap(np.array([[0.0, 1.0], [0.5, 0.0]]), cmap="Greys", cbar=False, annot=False)
+        for x, y, text, colour in [(0, 0, "light", "#262626"), (1, 0, "lost", "#262626"), (0, 1, "middle", "white")]:
+            ax.text(x + 0.5, y + 0.5, text, color=colour, ha="center", va="center")
+        cells = {text: mpl.colors.to_hex(plt.colormaps["Greys"](v)) for text, v in [("light", 0.0), ("lost", 1.0)]}
+        for text, cell in cells.items():
+            assert self.of(text)["behind"] == cell
+            assert self.of(text)["ratio"] == pytest.approx(contrast("#262626", cell))
+        assert self.of("lost")["ratio"] < 4.5 < self.of("light")["ratio"]
+        assert self.of("middle")["ratio"] < 4.5  # seaborn's own choice there
+
+    def test_images_and_transparent_areas_mix_with_the_page(self) -> None:
+        _, (left, right) = plt.subplots(1, 2)
+        left.imshow(np.zeros((2, 2)), cmap="gray")
+        left.text(0.5, 0.5, "on black", color="#333333", ha="center")
+        right.axhspan(0, 1, color="#000000", alpha=0.5, linewidth=0)
+        right.text(0.5, 0.5, "on half", color="#000000", ha="center")
+        assert self.of("on black")["behind"] == "#000000"
+        half = self.of("on half")
+        assert (half["page"], half["behind"]) == ("dark", "#0a0c0f")
+
+    @pytest.mark.parametrize("framed", [True, False])
+    def test_a_legend_has_a_plate_or_not(self, framed: bool) -> None:
+        _, ax = plt.subplots()
+        ax.plot([0, 1], label="line")
+        ax.legend(labelcolor="white", frameon=framed, facecolor="#ffffff", framealpha=1)
+        assert self.of("line")["ratio"] == pytest.approx(1) and self.of("line")["page"] == "light"
+        ax.legend(labelcolor="white", frameon=framed, facecolor="#000000", framealpha=1)
+        assert self.of("line")["ratio"] == pytest.approx(21 if framed else 1)
+
+    def test_a_plate_of_a_text_lies_over_what_was_there(self) -> None:
+        _, ax = plt.subplots()
+        ax.axhspan(0, 1, color="#ffffff")
+        ax.text(0.5, 0.5, "x", color="white", bbox={"facecolor": "#000000", "edgecolor": "none"})
+        assert self.of("x")["ratio"] == pytest.approx(21)
+
+    def test_labels_of_ticks_and_axes_titles_and_offsets(self) -> None:
+        _, ax = plt.subplots()
+        ax.set(xlabel="x axis", ylabel="y axis", title="title", xlim=(0, 1e9), yticks=[0, 1], yticklabels=["no", "yes"])
+        ax.bar([0], [1], color="#000000")
+        ax.tick_params(axis="y", labelcolor="#cccccc")
+        table = plots.contrast().set_index("text")
+        assert {"x axis", "y axis", "title", "no", "yes", "0.0", "1e9"} <= set(table.index)
+        assert (table["ratio"] < table["needed"]).loc[["no", "yes"]].all()
+        assert (table["ratio"] >= table["needed"]).drop(["no", "yes"]).all()
+
+    @pytest.mark.parametrize(
+        ("size", "weight", "needed"), [(17, "normal", 4.5), (30, "normal", 3), (23, "bold", 3), (23, "normal", 4.5)]
+    )
+    def test_large_text_needs_less_where_it_is_large_on_a_phone(self, size: float, weight: str, needed: float) -> None:
+        figure = plt.figure(figsize=(5.2, 3.4))  # 499 pixels, of which a phone shows 320
+        figure.text(0.5, 0.5, "x", size=size, weight=weight)
+        assert self.of("x", figure)["needed"] == needed
+        small = plt.figure(figsize=(3, 3))
+        small.text(0.5, 0.5, "x", size=18)
+        assert self.of("x", small)["needed"] == 3
+
+    def test_what_nobody_sees_is_not_measured(self) -> None:
+        figure, (ax, bare, hidden) = plt.subplots(1, 3)
+        ax.text(0, 0, "invisible", visible=False)
+        ax.text(0, 0, "  ")
+        ax.text(0, 0, "no ink", color="none")
+        ax.set(xticks=[], yticks=[])
+        bare.set(xlabel="no axes")
+        bare.axis("off")
+        hidden.set(xlabel="hidden")
+        hidden.set_visible(False)
+        assert plots.contrast(figure).empty
+        assert list(plots.contrast(figure)) == ["text", "page", "colour", "behind", "ratio", "needed"]
+
+    def test_text_outside_the_canvas_stands_on_the_page(self) -> None:
+        _, ax = plt.subplots()
+        ax.axhspan(0, 1, color="#000000")
+        ax.text(3, 0.5, "far", color="#999999")
+        assert self.of("far")["behind"] == "#ffffff"
+
+    def test_a_line_across_a_text_is_no_ground_but_half_a_bar_is(self) -> None:
+        _, ax = plt.subplots()
+        ax.bar([0], [1], width=0.2, color=plots.INK)
+        ax.axhline(0.5, color=plots.INK)
+        ax.text(0.5, 0.5, "crossed", va="center")
+        ax.text(0.1, 0.8, "half", ha="center")
+        ax.set_xlim(-1, 1)
+        assert self.of("crossed")["ratio"] >= 4.5
+        assert self.of("half")["ratio"] < 1.5
+
+    def test_transparent_ink_is_paler(self) -> None:
+        plt.figtext(0.5, 0.5, "x", color="#000000", alpha=0.25)
+        assert self.of("x")["ratio"] < 2
+
+    def test_a_white_plate_of_the_figure_counts_for_nothing(self) -> None:
+        """No page gets it: pictures are transparent."""
+        figure, ax = plt.subplots(facecolor="white")
+        ax.set_facecolor("white")
+        ax.text(0.5, 0.5, "x", color="#000000")
+        assert self.of("x")["page"] == "dark"
+        assert figure.dpi == 96 and figure.patch.get_visible()
+
+    def test_the_file_has_the_shades_that_were_measured(self) -> None:
+        ax = curve({"KD": 1.0}, {"KD": "teacher"})
+        plots.label_ends(ax)
+        ax.set_title("$x^2$")
+        svg = plots.to_svg(plt.gcf())
+        light, dark = _ink.SHADES[plots.COLOURS["teacher"]]
+        assert re.search(f'<text style="[^"]*fill: {light}"[^>]*>KD</text>', svg)
+        assert f'text[style*="{light}"],g[style*="{light}"]{{fill:{dark}!important}}' in svg
+        assert plots.COLOURS["teacher"] in svg  # its line
+        assert not re.search(f"<(text|g)[^>]*fill: {plots.INK}", svg)
+        assert svg.count("<style>@media (prefers-color-scheme:dark)") == 1
+
+    def test_only_the_book_complains(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        def draw() -> None:
+            plt.figtext(0.5, 0.5, "pale", color="#cccccc")
+            plt.figtext(0.5, 0.2, "good")
+            plots.show("A figure.")
+
+        monkeypatch.delenv(_ink.ASKED, raising=False)
+        draw()
+        assert capsys.readouterr().err == ""
+        monkeypatch.setenv(_ink.ASKED, "1")
+        monkeypatch.setattr(_ink, "_seen", set())
+        draw()
+        draw()  # said once
+        assert capsys.readouterr().err == (
+            "text 'pale' in #cccccc on #ffffff has a contrast of 1.61:1 on the light page, it needs 4.5:1 "
+            "(figure 'A figure.')\n"
+        )
+
+    def test_a_figure_that_moves_names_its_state(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def draw(T: float) -> str:
+            plt.plot([0, 1])
+            plt.text(0, 0, "pale", color="#cccccc" if T > 1 else plots.INK)
+            return "It moves."
+
+        monkeypatch.setenv(_ink.ASKED, "1")
+        monkeypatch.setattr(_ink, "_seen", set())
+        explore(draw, caption="Moving.", T=[1, 2, 4])
+        assert capsys.readouterr().err == (
+            "text 'pale' in #cccccc on #ffffff has a contrast of 1.61:1 on the light page, it needs 4.5:1 "
+            "(figure 'Moving.' at T = 2)\n"
+        )
 
 
 @pytest.mark.parametrize(

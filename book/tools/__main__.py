@@ -127,7 +127,8 @@ def check(root: Path, args: argparse.Namespace) -> int:
     """Judge the executed chapters and, in the page profile, budgets, claims and built pages too."""
     executed = execute.load_executed(root, args.profile)
     faults = [fault for name, notebook in executed.items() for fault in gates.notebook_faults(name, notebook)]
-    faults += [fault for name, notebook in executed.items() for fault in gates.shape_faults(name, notebook)]
+    for gate in (gates.shape_faults, gates.exercise_faults):
+        faults += [fault for name, notebook in executed.items() for fault in gate(name, notebook)]
     found = gates.claims_in(executed)
     recorded = gates.recorded_claims(root / "book" / contents.LEDGER)
     differences = gates.claim_differences(found, recorded, keys.data_at_hand(root))

@@ -161,6 +161,51 @@ def shape_faults(name: str, notebook: NotebookNode) -> list[str]:
     return [f"{name}: {fault}" for fault in faults]
 
 
+# ---------------------------------------------------------------- exercises
+
+DEPTHS = ("Predict", "Change one thing", "Write it")  # further ones are welcome
+DIRECTIVE = re.compile(r"^(`{3,})\{(exercise|solution)\}[ \t]*(.*)\n((?::.*\n)*)(?:.*\n)*?\1`*[ \t]*$", re.MULTILINE)
+PASSED = "Right"  # how a check begins that found no mistake
+
+
+def exercise_faults(name: str, notebook: NotebookNode) -> list[str]:
+    """Exercises without one of the three depths, without a folded solution or, where something is written, without a check.
+
+    A check is the code between such an exercise and what follows it. On the page it names the mistake of the attempt that
+    stands there, which only an executed notebook shows.
+    """
+    titles: dict[str, str] = {}  # of the exercises, by label
+    folded: set[str] = set()
+    checks: dict[str, list[NotebookNode]] = {}
+    here = ""  # the exercise whose check may follow
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and here:
+            checks[here].append(cell)
+        if cell.cell_type != "markdown":
+            continue
+        if re.search("^## ", cell.source, re.MULTILINE):
+            here = ""
+        for _, kind, title, options in DIRECTIVE.findall(cell.source + "\n"):
+            named = re.search(r"^:label: *(\S+)", options, re.MULTILINE)
+            here = named[1] if kind == "exercise" and named else ""
+            if kind == "exercise":
+                titles[here or title], checks[here] = title.strip(), []
+            elif re.search(r"^:class:.*\bdropdown\b", options, re.MULTILINE):
+                folded.add(title.strip())
+    faults = [f"has exercises, but none at the depth {d!r}" for d in DEPTHS if titles and d not in titles.values()]
+    faults += [f"has no folded solution of the exercise {label}" for label in titles if label not in folded]
+    for label, title in titles.items():
+        if title != "Write it":
+            continue
+        outputs = [output for cell in checks.get(label, []) for output in cell.get("outputs", [])]
+        said = [_text(o.get("text") or o.get("data", {}).get("text/plain", "")).strip("'\"\n ") for o in outputs]
+        if not checks.get(label):
+            faults.append(f"has no check of the exercise {label}")
+        elif checks[label][-1].get("execution_count") and not (said and said[-1] and not said[-1].startswith(PASSED)):
+            faults.append(f"checks the exercise {label} without naming the mistake of the attempt on the page")
+    return [f"{name}: {fault}" for fault in faults]
+
+
 # ---------------------------------------------------------------- claims
 
 

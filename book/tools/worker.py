@@ -21,6 +21,7 @@ def main(request: str) -> int:
     asked = json.loads(request)
     folder = Path(asked["folder"])
     os.environ["PYTHONPATH"] = asked["root"]  # the kernel imports the kdlib of the book that it runs
+    os.environ["KDLIB_MEASURE_INK"] = "1"  # which then says on stderr what text of its figures is hard to read
     try:
         chapter = Chapter(asked["name"], Path(asked["source"]))
         kernel.run(chapter, asked["parameters"], asked["timeout"], folder / "executed.ipynb")

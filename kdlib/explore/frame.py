@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from kdlib import _rc
+from kdlib import _ink, _rc
 
 Value = float | int | str | bool
 State = dict[str, Any]
@@ -99,7 +99,7 @@ class Sweep:
         """Draw one state anew, on or off the grid, with this explorer's draw and table or with the pair `shows`."""
         draw, table = shows or (self.draw, self.table)
         words = self.words(state)
-        svg, sentence = _picture(draw, state)
+        svg, sentence = _picture(draw, state, self.caption, words)
         if not isinstance(sentence, str) or not sentence.strip():
             raise ValueError(f"draw must return the sentence that describes its figure, got {sentence!r} at {words}")
         return Frame(words, sentence.strip(), svg, None if table is None else _rows(table, state, words))
@@ -112,7 +112,7 @@ def in_words(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
 
 
-def _picture(draw: Draw, state: State) -> tuple[str, Any]:
+def _picture(draw: Draw, state: State, caption: str = "", words: str = "") -> tuple[str, Any]:
     """The SVG that draw makes at a state, small and the same bytes every time, and what draw returned."""
     settings: Any = {
         "svg.fonttype": "none",
@@ -134,11 +134,12 @@ def _picture(draw: Draw, state: State) -> tuple[str, Any]:
             if not figure.axes:
                 raise ValueError(f"draw must draw on the current matplotlib figure, which stayed empty at {state}")
             figure.savefig(file, format="svg", transparent=True)
+            _ink.complain(figure, caption, words, drawn=True)
         finally:
             for number in set(plt.get_fignums()) - before:
                 plt.close(number)
             np.random.set_state(chance)  # noqa: NPY002
-    return _small(file.getvalue()), sentence
+    return _ink.legible(_small(file.getvalue())), sentence
 
 
 def _small(svg: str) -> str:

@@ -23,7 +23,8 @@ def runs(request: pytest.FixtureRequest) -> Mapping[str, execute.Run]:
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_words_and_code_of_a_chapter_fit_a_page(name):
-    assert gates.shape_faults(name, CHAPTERS[name].read()) == []
+    source = CHAPTERS[name].read()
+    assert gates.shape_faults(name, source) + gates.exercise_faults(name, source) == []
 
 
 @pytest.mark.chapter
@@ -33,5 +34,6 @@ def test_chapter_in_smoke_profile(name, runs):
     assert runs[name].state in ("run", "cached"), runs[name].error
     notebook = nbformat.read(CHAPTERS[name].executed(ROOT, "smoke"), as_version=4)
     assert gates.notebook_faults(name, notebook) + gates.shape_faults(name, notebook) == []
+    assert gates.exercise_faults(name, notebook) == []
     for i, claim in gates.claims_in({name: notebook}).items():
         print(f"{i}: {claim['verdict']}")

@@ -171,6 +171,76 @@ def test_a_folded_cell_says_what_it_holds(mystnb):
         assert shape(new_code_cell("x", metadata={"tags": [tag], **mystnb})) == expected
 
 
+PREDICT = (
+    "```{exercise} Predict\n:label: x-predict\nWhat?\n```\n\n```{solution} x-predict\n:class: dropdown\nThat.\n```"
+)
+CHANGE = "````{exercise} Change one thing\n:label: x-change\n```python\na = 1\n```\n````"
+CHANGED = "```{solution} x-change\n:class: dropdown\nSo.\n```"
+WRITE = "```{exercise} Write it\n:label: x-write\nWrite.\n```"
+WRITTEN = "```{solution} x-write\n:class: dropdown\nThus.\n```\n\n## What to remember\n\nMuch."
+
+
+def exercises(*parts: Any) -> list[str]:
+    cells = [part if isinstance(part, dict) else new_markdown_cell(part) for part in parts]
+    return gates.exercise_faults("levels/x", new_notebook(cells=cells))
+
+
+def checked(*outputs: Any) -> Any:
+    return new_code_cell("check(mine)", execution_count=3, outputs=list(outputs))
+
+
+def result(text: str) -> Any:
+    return new_output("execute_result", data={"text/plain": repr(text)}, execution_count=3)
+
+
+def test_exercises_at_three_depths_with_solutions_and_a_check_pass():
+    check = new_code_cell("check(mine)")
+    assert exercises("# Page\n\nNo exercises.", check) == []
+    assert exercises("## Exercises\n\n" + PREDICT, f"{CHANGE}\n\n{CHANGED}\n\n{WRITE}", check, WRITTEN) == []
+    assert exercises("\n\n".join([PREDICT, CHANGE, CHANGED, WRITE]), new_code_cell("def mine():"), check, WRITTEN) == []
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ((CHANGE, CHANGED, WRITE, checked(result("No T.")), WRITTEN), "has exercises, but none at the depth 'Predict'"),
+        (
+            (PREDICT, WRITE, checked(result("No T.")), WRITTEN),
+            "has exercises, but none at the depth 'Change one thing'",
+        ),
+        ((PREDICT, CHANGE, CHANGED), "has exercises, but none at the depth 'Write it'"),
+        (
+            (PREDICT, CHANGE, WRITE, checked(result("No T.")), WRITTEN),
+            "has no folded solution of the exercise x-change",
+        ),
+        (
+            (PREDICT, CHANGE, CHANGED, WRITE, checked(result("No T.")), WRITTEN.replace(":class: dropdown\n", "")),
+            "has no folded solution of the exercise x-write",
+        ),
+        ((PREDICT, CHANGE, CHANGED, WRITE, WRITTEN, checked(result("No T."))), "has no check of the exercise x-write"),
+    ],
+)
+def test_what_exercises_lack(parts, expected):
+    assert exercises(*parts) == [f"levels/x: {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "passes"),
+    [
+        ([result("T is missing.")], True),
+        ([new_output("stream", name="stdout", text="T is missing.\n")], True),
+        ([], False),
+        ([result("Right: two terms.")], False),
+        ([new_output("stream", name="stdout", text="Right.\n")], False),
+        ([result("")], False),
+    ],
+)
+def test_a_check_names_the_mistake_of_the_attempt_on_the_page(outputs, passes):
+    found = exercises(PREDICT, CHANGE, CHANGED, WRITE, checked(*outputs), WRITTEN)
+    fault = "levels/x: checks the exercise x-write without naming the mistake of the attempt on the page"
+    assert found == ([] if passes else [fault])
+
+
 def test_claims_are_collected_over_chapters_and_ids_are_unique():
     executed = {"a": notebook(claims(("one", "confirmed"))), "b": notebook(claims(("two", "inconclusive")))}
     assert gates.claims_in(executed) == {"one": claim("confirmed"), "two": claim("inconclusive")}

@@ -11,7 +11,7 @@ import pytest
 from book.tools import __main__ as tools
 from book.tools import calibration, contents, execute, kernel, keys, pages
 
-from .tinybook import STEADY, TinyBook, cell
+from .tinybook import ROOT, STEADY, TinyBook, cell
 
 RISES: dict[str, Any] = {"sentence": "It rises.", "source": "ours", "rows": ["tang.4"], "verdict": "confirmed"}
 FALLS = {"sentence": "It falls.", "source": "derived", "verdict": "not reproduced"}
@@ -91,6 +91,24 @@ def test_an_error_in_a_live_control_is_found_although_every_cell_succeeded(tiny)
     assert tiny.call("run", "part/a")[0] == 0
     status, said = tiny.call("check")
     assert status == 1 and "part/b: a live control raised RuntimeError: 3" in said
+
+
+@pytest.mark.slow
+def test_text_that_is_hard_to_read_in_a_figure_is_a_fault(tiny):
+    shutil.rmtree(tiny.root / "kdlib")
+    shutil.copytree(ROOT / "kdlib", tiny.root / "kdlib", ignore=shutil.ignore_patterns("__pycache__"))
+    draw = """import matplotlib.pyplot as plt
+from kdlib import plots
+plots.use()
+plt.gca().axvspan(0, 1, color="#ffee00")
+plt.gca().text(0.5, 0.5, "{}", color="{}")
+plots.show("A yellow field.")"""
+    tiny.chapter("a", cell(draw.format("dark", "#222222")))
+    tiny.chapter("b", cell(draw.format("white", "#ffffff")))
+    assert tiny.call("run", "--profile", "smoke")[0] == 0
+    status, said = tiny.call("check", "--profile", "smoke")
+    fault = "text 'white' in #ffffff on #ffee00 has a contrast of 1.20:1 on the light page, it needs 4.5:1 (figure 'A y"
+    assert status == 1 and f"part/b: cell 3 wrote to stderr: {fault}" in said and "part/a" not in said
 
 
 @pytest.mark.slow

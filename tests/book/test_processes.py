@@ -20,7 +20,10 @@ from tests.leftovers import alive, gone_within, none
 
 from .tinybook import ROOT, STEADY, TinyBook, cell
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals to process groups")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals to process groups"),
+]
 PATIENCE = 60  # seconds for a machine with other things to do to reach a moment
 PLANT = "import pathlib, time; pathlib.Path({mark!r}).touch(); time.sleep(100)"
 HEARS = "from book.tools.processes import end_with_parent; end_with_parent(); "

@@ -25,6 +25,7 @@ INK = "#7d7d7d"
 # the rules of the book's theme that meet the figure
 THEME = """
 body { max-width: 45rem; margin: 0 auto; padding: 0 1rem; font: 16px/1.6 sans-serif; color: #222832; background: #fff; }
+html[data-theme="light"] { color-scheme: light; }
 html[data-theme="dark"] { color-scheme: dark; scroll-behavior: smooth; }
 html[data-theme="dark"] body { color: #ced6dd; background: #121212; }
 html[data-theme="dark"] .bd-content div.cell_output .text_html:not(:has(table.dataframe)),
@@ -246,9 +247,10 @@ def contrast(front: str, back: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
+@pytest.mark.parametrize("system", ["light", "dark"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_day_and_night_are_legible(address: str, visit: Any, theme: str) -> None:
-    page = visit(address).page
+def test_day_and_night_are_legible(address: str, visit: Any, theme: str, system: str) -> None:
+    page = visit(address, color_scheme=system).page
     page.locator("figure.kdx summary").first.click()
     page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -266,6 +268,12 @@ def test_day_and_night_are_legible(address: str, visit: Any, theme: str) -> None
     ).astype(int)
     assert tuple(pixels[1, 1]) == tuple(int(c) for c in re.findall(r"\d+", ground)[:3])
     assert (np.abs(pixels - 0x7D).max(axis=-1) < 24).sum() > 300
+    # its text takes the shade for the page's scheme, whatever the system's is
+    grey = pixels[np.ptp(pixels, axis=-1) < 3].mean(axis=-1)
+    ink, shade = (
+        (grey.min(), 0x6F) if theme == "light" else (grey.max(), 0x8F)
+    )  # of all grey the farthest from the page
+    assert abs(ink - shade) < 3
 
 
 def test_focus_is_seen_and_nothing_moves_by_itself(address: str, visit: Any) -> None:
