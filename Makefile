@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 
-.PHONY: help book offline epub pdf check sphinx release links slides test lowest newest lab bench mutants course lint fix lock clean
+.PHONY: help book offline epub pdf check sphinx release links slides test lowest newest lab figures bench mutants course lint fix lock clean
 
 help: ## list the commands
 	@awk -F ':[^#]*## ' '/^[a-z]+:[^#]*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ newest: ## the unit tests with the newest of everything, on the newest Python th
 
 lab: $(READY) ## open JupyterLab on the chapters
 	@$(RUN) -m book.tools lab
+
+figures: $(READY) ## open the figures that move as apps without code (needs voila)
+	@$(RUN) -m book.tools figures
 
 bench: $(READY) ## measure the fleet against ordinary training
 	@$(RUN) -m pytest tests/benchmarks --benchmark-enable

@@ -35,6 +35,7 @@ from . import (
     plain,
 )
 from . import course as courses
+from . import figures as apps
 from . import links as link_check
 from . import release as release_tree
 from . import slides as decks
@@ -272,6 +273,12 @@ def lab(root: Path, args: argparse.Namespace) -> int:
     return subprocess.run([*lab_command(root), *args.rest], cwd=root).returncode
 
 
+def figures(root: Path, args: argparse.Namespace) -> int:
+    """Open the figures that move as apps, without code; needs voila, to which further options go unchanged."""
+    command = apps.voila_command(release_tree.write_apps(root))
+    return subprocess.run([*command, *args.rest], cwd=root).returncode
+
+
 def slides(root: Path, args: argparse.Namespace) -> int:
     """Make the slides of every chapter that has a teaching plan, in the built book."""
     started = time.perf_counter()
@@ -287,15 +294,31 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(prog="python -m book.tools", description="From source to proof.")
     main.add_argument("--root", type=Path, default=Path(__file__).parents[2], help="the repository (default: this)")
     commands = main.add_subparsers(dest="command", required=True)
-    functions = (book, sphinx, release, links, slides, export, run, check, claims, calibrate, lint, course, mark, lab)
+    functions = (
+        book,
+        sphinx,
+        release,
+        links,
+        slides,
+        export,
+        run,
+        check,
+        claims,
+        calibrate,
+        lint,
+        course,
+        mark,
+        lab,
+        figures,
+    )
     for function in functions:
         command = commands.add_parser(
             function.__name__,
             help=function.__doc__,
             description=function.__doc__,
-            # to `lab` no word is an option of its own, so that all go on to JupyterLab
-            prefix_chars="\0" if function is lab else "-",
-            add_help=function is not lab,
+            # to these no word is an option of their own, so that all go on to JupyterLab or voila
+            prefix_chars="\0" if function in (lab, figures) else "-",
+            add_help=function not in (lab, figures),
         )
         command.set_defaults(function=function)
         if function is book:
@@ -317,8 +340,8 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--write", action="store_true", help="make this machine the reference")
         if function is lint:
             command.add_argument("--fix", action="store_true", help="write chapters as jupytext would")
-        if function is lab:
-            command.add_argument("rest", nargs=argparse.REMAINDER, help="options for JupyterLab")
+        if function in (lab, figures):
+            command.add_argument("rest", nargs=argparse.REMAINDER, help="options for JupyterLab or voila")
     return main
 
 

@@ -93,7 +93,7 @@ def test_environment_yml_of_the_release_agrees_with_pyproject():
     python, torch, pip, nested = yaml.safe_load(release.environment(ROOT))["dependencies"]
     assert python == f"python{project['requires-python']}" and pip == "pip"
     assert torch.replace("pytorch-cpu", "torch") in project["dependencies"]
-    assert nested == {"pip": ["-e .", *release.BESIDES]}
+    assert nested == {"pip": ["-e .[voila]", *release.BESIDES]} and "voila" in project["optional-dependencies"]
 
 
 MYST = """(a-label)=
@@ -192,8 +192,11 @@ def launch_links(page: Path) -> dict[str, str]:
 def test_the_built_pages_lead_to_notebooks_of_the_release_branch():
     if not pages.is_current(ROOT):
         pytest.skip("the book is not built, or not from these sources: run `make book` first")
+    apps = release.apps(ROOT, contents.chapters(ROOT))
     for chapter in contents.chapters(ROOT):
         expected = {"Binder": release.binder(ROOT, chapter.name), "Colab": release.colab(ROOT, chapter.name)}
         if chapter.reads():
             del expected["Colab"]
+        if chapter.name in apps:
+            expected["Figures"] = release.app(ROOT, chapter.name)
         assert launch_links(pages.site(ROOT) / f"{chapter.name}.html") == expected

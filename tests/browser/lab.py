@@ -36,14 +36,21 @@ def started(folder: Path) -> Iterator[str]:
     everything = {"@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"}}
     settings.write_text(json.dumps(json.loads(settings.read_text()) | everything))
     command = [*start, "--no-browser", "--port=0", "--IdentityProvider.token=", "--allow-root"]
+    with served(command, folder) as home:
+        yield home
+
+
+@contextlib.contextmanager
+def served(command: list[str], folder: Path) -> Iterator[str]:
+    """The address of a server of Jupyter's that runs in a folder; nothing of it is left afterwards."""
     own = {name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")}
-    log = folder / "lab.log"
+    log = folder / "server.log"
     with leftovers.none(), log.open("w") as out:
         server = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out, env=environment() | own)
         try:
             said = re.compile(r"http://(?:localhost|127\.0\.0\.1):(\d+)/")
             home = f"http://127.0.0.1:{_wait_for(lambda: said.search(log.read_text()), server, log)[1]}"
-            _wait_for(lambda: _answers(f"{home}/api/status"), server, log)
+            _wait_for(lambda: _answers(home), server, log)
             yield home
         finally:
             server.terminate()
@@ -70,11 +77,12 @@ def _wait_for(condition: Any, server: subprocess.Popen[bytes], log: Path, second
         if found := condition():
             return found
         time.sleep(0.3)
-    raise AssertionError(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
+    raise AssertionError(f"the server did not start:\n{log.read_text()[-3000:]}")
 
 
-def _answers(address: str) -> bool:
+def _answers(home: str) -> bool:
     try:
-        return bool(json.load(urllib.request.urlopen(address, timeout=5)))
+        with urllib.request.urlopen(f"{home}/", timeout=5):
+            return True
     except (urllib.error.URLError, OSError):
         return False
