@@ -1,13 +1,16 @@
-"""Sphinx extension: what other packages' markup leaves out for readers who listen to a page or move through it by keyboard.
+"""Sphinx extension: what only a whole page can do for readers who listen to it or move through it by keyboard.
 
-pandas makes the empty corner of a table a header of nothing. The theme lets boxes that scroll be reached by keyboard, but looks for
+The tables behind figures are regions to jump to, which need names that differ, and a figure does not know its number. pandas makes
+the empty corner of a table a header of nothing. The theme lets boxes that scroll be reached by keyboard, but looks for
 them when the page loads, so not in what is folded then; it looks again when the window changes its size.
 """
 
+import itertools
 import re
 from typing import Any
 
 CORNER = re.compile(r"<th([^>]*)>\s*</th>")
+REGION = re.compile(r'(?<=<div class="kdx-scroll" role="region" aria-label="Data behind )the figure(?=")')
 UNFOLDED = """<script>
 document.addEventListener("toggle", () => dispatchEvent(new Event("resize")), true);
 </script>
@@ -15,7 +18,9 @@ document.addEventListener("toggle", () => dispatchEvent(new Event("resize")), tr
 
 
 def mended(body: str) -> str:
-    """The HTML of a page's text with plain cells for empty headers, and with a word to the theme when something unfolds."""
+    """The HTML of a page's text: regions by number, plain cells for empty headers, a word to the theme when something unfolds."""
+    numbers = itertools.count(1)
+    body = REGION.sub(lambda _: f"moving figure {next(numbers)}", body)
     return CORNER.sub(r"<td\1></td>", body) + UNFOLDED * ("<details" in body)
 
 
