@@ -56,8 +56,11 @@ KNOWN = [
     ),
 ]
 
-# what a reader who opens everything has in front of them; a prediction brings its echo with it
+# what a reader who opens everything has in front of them; a prediction brings its echo with it. Of what repeats itself a little is
+# enough, for axe takes long over each element: rows of a table, and formulas, whose inside is MathJax's work
 OPEN = """() => {
+  document.querySelectorAll("mjx-container").forEach(each => each.replaceChildren("x"));
+  document.querySelectorAll("tbody tr:nth-child(n + 5)").forEach(each => each.remove());
   document.querySelectorAll("details").forEach(each => each.open = true);
   document.querySelectorAll(".toggle-hidden").forEach(each => each.classList.remove("toggle-hidden"));
   document.querySelectorAll(".kdq-reason").forEach(each => each.style.display = "block");
