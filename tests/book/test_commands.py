@@ -52,8 +52,8 @@ DOCUMENTED = {
 }
 
 
-# need assignments, plans or a current book, which the small one has not; they have tests of their own
-ALONE = {"course", "export", "mark", "slides"}
+# need assignments, plans, voila or a current book, which the small one has not; they have tests of their own
+ALONE = {"course", "export", "figures", "mark", "slides"}
 
 
 def small_book(root: Path) -> Path:
