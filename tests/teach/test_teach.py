@@ -159,9 +159,11 @@ def test_a_course_adds_up_and_names_only_lessons_that_have_a_plan(root: Path) ->
 def test_every_plan_has_its_page_and_every_page_its_plan() -> None:
     pages = {name for name in contents.toc_entries(ROOT) if name.startswith("teach/")}
     assert pages == {"teach/index", "teach/syllabi"} | {f"teach/{plan.name}" for plan in PLANS.values()}
+    listed = (ROOT / "book" / "teach" / "index.md").read_text("utf8")
     for plan in PLANS.values():
         text = (ROOT / "book" / "teach" / f"{plan.name}.md").read_text("utf8")
         assert f"```{{instructor}} {plan.source.name}\n```" in text
+        assert f"- [](./{plan.name}.md)\n" in listed
 
 
 @pytest.mark.parametrize("name", PLANS)
