@@ -342,7 +342,7 @@ def page(plan: Plan, board: Path) -> str:
     lines += [f"Homework: {home}." if home else "The chapter has no exercises; what it asks for is done in the room."]
     if quizzes := source.labelled("quiz"):
         lines += ["", "Quizzes on the page:", ""]
-        lines += [f"- {link(plan, text.replace('`', ''), f'#{label}')}" for label, text in quizzes.items()]
+        lines += [f"- {link(plan, re.sub('[`*]', '', text), f'#{label}')}" for label, text in quizzes.items()]
     return "\n".join(lines) + "\n"
 
 
