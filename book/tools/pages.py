@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import webbrowser
 from contextlib import ExitStack
 from importlib.metadata import distributions
@@ -86,7 +87,9 @@ def site_key(root: Path) -> str:
     sources = [path for path in files if "tools" not in path.relative_to(root).parts]
     notebooks = [chapter.executed(root, "page") for chapter in contents.chapters(root)]
     tools = [path for path in contents.files_under(root / "book" / "tools") if path.name in PAGE_TOOLS]
-    installed = sorted(f"{each.name} {each.version}" for each in distributions())
+    # of this environment, wherever else this process may import from
+    places = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+    installed = sorted({f"{each.name} {each.version}" for each in distributions(path=places)})
     return keys.digest(
         root, [*sources, *notebooks, *tools, root / "_config.yml"], platform.python_version(), *installed
     )
