@@ -13,17 +13,18 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
-from matplotlib.image import _ImageBase
+from matplotlib.image import AxesImage, BboxImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
 #: The pages that a transparent figure lies on.
-PAGES = {"light": "#ffffff", "dark": "#14181e"}
+PAGES = {"light": "#ffffff", "dark": "#121212"}
 #: What the book's colours become as text on a light and on a dark page: no single colour reaches 4.5:1 on both.
 SHADES = {
     "#8c8c8c": ("#6f6f6f", "#8f8f8f"),
@@ -147,7 +148,7 @@ def _texts(artist: Artist) -> Iterator[Text]:
         return
     bare = isinstance(artist, Axes) and not artist.axison
     for child in artist.get_children():
-        if not (bare and child in artist.axes._axis_map.values()):  # type: ignore[union-attr]
+        if not (bare and isinstance(child, Axis)):
             yield from _texts(child)
 
 
@@ -174,7 +175,7 @@ def _is_filled(artist: Artist) -> bool:
         return artist.get_linewidth() >= THICK
     if isinstance(artist, Patch):
         return artist.get_fill() and mpl.colors.to_rgba(artist.get_facecolor())[3] > 0
-    return isinstance(artist, _ImageBase)
+    return isinstance(artist, AxesImage | BboxImage)
 
 
 def _meets(boxes: NDArray[Any], axes: Axes) -> NDArray[Any]:

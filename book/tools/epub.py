@@ -29,7 +29,7 @@ ACCESS = {  # what a reader of any kind can expect, in schema.org's words
     "accessibilitySummary": ["Every figure has a sentence that says what it shows; formulas are MathML."],
 }
 STYLE = """body { line-height: 1.5; }
-img { max-width: 100%; height: auto; }
+img { max-width: 100%; height: auto; color-scheme: light; }
 figure { margin: 1em 0; break-inside: avoid; }
 figcaption, .kdx-sentence, .kd-provenance { font-size: 0.9em; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.85em; border-left: 2px solid #8c8c8c; padding-left: 0.6em; }
