@@ -15,6 +15,7 @@ pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[2]
 SITE = pages.site(ROOT)
 NAMES = [chapter.name for chapter in contents.notebooks(ROOT)]
+PAGES = [*contents.toc_entries(ROOT), "genindex"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,7 +91,7 @@ def every_control_moves_picture_sentence_and_table(page: Any) -> None:
             assert page.evaluate("location.hash").startswith("#")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_fits_a_phone(name: str, theme: str, visit: Any) -> None:
     page = visit(
