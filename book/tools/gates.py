@@ -25,6 +25,7 @@ CELL_LINES, CELL_WIDTH = 15, 88  # of code that a page shows, at most
 FOLDED = {"hide-input", "hide-cell"}  # a reader opens them
 UNSEEN = {"remove-input", "remove-cell", "injected-parameters"}
 PAGE_BYTES = 1_500_000
+DIGITS = re.compile(r"<td>(-?[1-9]\d*\.\d{6,})</td>")
 TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -114,9 +115,19 @@ def undescribed_figures(name: str, notebook: NotebookNode) -> list[str]:
     return faults
 
 
+def untidy_numbers(name: str, notebook: NotebookNode) -> list[str]:
+    """Numbers of a table with the digits that rounding leaves in float32: 98.599998 for 98.6."""
+    found = (
+        (number, DIGITS.findall(_text(o.get("data", {}).get("text/html", "")))) for number, _, o in _outputs(notebook)
+    )
+    return [
+        f"{name}: cell {number} shows {digits[0]} in a table: round it as float64" for number, digits in found if digits
+    ]
+
+
 def notebook_faults(name: str, notebook: NotebookNode) -> list[str]:
     """All of the above: what is wrong in any profile."""
-    gates = (cell_errors, widget_errors, blank_outputs, undescribed_figures)
+    gates = (cell_errors, widget_errors, blank_outputs, undescribed_figures, untidy_numbers)
     return [fault for gate in gates for fault in gate(name, notebook)]
 
 

@@ -43,6 +43,17 @@ def test_quiet_output_passes():
     assert faults(notebook(new_output("stream", name="stdout", text="accuracy 0.9"))) == []
 
 
+@pytest.mark.parametrize("number", ["98.599998", "-217.606495", "1.500000"])
+def test_digits_of_float32_in_a_table(number):
+    said = faults(notebook(shown(text_html=f"<td>{number}</td>")))
+    assert said == [f"levels/x: cell 0 shows {number} in a table: round it as float64"]
+
+
+@pytest.mark.parametrize("number", ["98.6", "0.000001", "12", "2.5e-07", "98.59999"])
+def test_other_numbers_pass(number):
+    assert faults(notebook(shown(text_html=f"<td>{number}</td>"))) == []
+
+
 @pytest.mark.parametrize(
     ("output", "expected"),
     [
