@@ -15,7 +15,8 @@ from book.tools import assignments, marking
 from book.tools.assignments import BEGIN, Assignment
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 0.3  # seconds for a test or a cell here; a loop without end costs as much
+PATIENCE = 5.0  # seconds of computing for a test, as in the marker's own
+HURRY = 0.3  # where loops without end are to be met: each test that meets one costs as much
 
 
 @functools.cache
@@ -24,22 +25,26 @@ def assignment(name: str) -> Assignment:
 
 
 @functools.cache
-def tests(name: str, task: str, hidden: bool) -> ExceptionTestFile:
+def tests(name: str, task: str, hidden: bool, seconds: float = PATIENCE) -> ExceptionTestFile:
     source = assignments.test_file(assignment(name).tasks[task], hidden)
     assert source.count("SECONDS = 5.0") == 1
-    return ExceptionTestFile.from_string(source.replace("SECONDS = 5.0", f"SECONDS = {PATIENCE}"), f"{task}.py")
+    return ExceptionTestFile.from_string(source.replace("SECONDS = 5.0", f"SECONDS = {seconds}"), f"{task}.py")
 
 
-def check(name: str, task: str, namespace: dict[str, Any], hidden: bool = True) -> tuple[float, str]:
+def check(
+    name: str, task: str, namespace: dict[str, Any], hidden: bool = True, seconds: float = PATIENCE
+) -> tuple[float, str]:
     """Points of one task in a namespace, and what its tests said."""
-    file = tests(name, task, hidden)
+    file = tests(name, task, hidden, seconds)
     file.run(namespace)
     return file.score, " ".join(str(result.message) for result in file.test_case_results if not result.passed)
 
 
-def mark(name: str, notebook: nbformat.NotebookNode, only: str | None = None) -> dict[str, float]:
+def mark(
+    name: str, notebook: nbformat.NotebookNode, only: str | None = None, seconds: float = PATIENCE
+) -> dict[str, float]:
     """Points by task of a submission: its cells in order, each task's tests right after its cell, the others at the end.
-    With `only`, the tests of that task alone."""
+    With `only`, the tests of that task alone. Each cell and each test may compute for so many seconds."""
     wanted = [only] if only else list(assignment(name).tasks)
     namespace: dict[str, Any] = {}
     points: dict[str, float] = {}
@@ -47,14 +52,14 @@ def mark(name: str, notebook: nbformat.NotebookNode, only: str | None = None) ->
         if cell.cell_type != "code" or cell.source.startswith(("import otter", "grader.check")):
             continue
         try:
-            with marking.limit(PATIENCE):
+            with marking.limit(seconds):
                 exec(compile(cell.source, "submission", "exec"), namespace)
         except Exception:  # otter goes on too
             pass
         for task in cell.metadata.get("otter", {}).get("tests", []):
             if task in wanted:
-                points[task] = check(name, task, namespace)[0]
-    return {task: points[task] if task in points else check(name, task, namespace)[0] for task in wanted}
+                points[task] = check(name, task, namespace, seconds=seconds)[0]
+    return {task: points[task] if task in points else check(name, task, namespace, seconds=seconds)[0] for task in wanted}
 
 
 def slips(name: str) -> list[tuple[str, str, int, str, str]]:

@@ -27,11 +27,15 @@ def test_the_reference_has_all_points_and_an_untouched_copy_none(name):
 def test_a_wrong_answer_loses_exactly_its_points(name):
     read, wrong = marks.assignment(name), marks.wrong_answers(name)
     assert len(marks.slips(name)) >= 4
-    seen = {}
-    for what, (cells, task, lost) in wrong.items():
+
+    def lost(cells, only, seconds):
+        points = marks.mark(name, assignments.with_answers(read, everything_right(name) | cells), only, seconds)
+        missing = {task: read.tasks[task].points - number for task, number in points.items()}
+        return {task: number for task, number in missing.items() if number}
+
+    for what, (cells, task, points) in wrong.items():
         only = task if cells[task] and "without end" not in what else None  # the other cells are the reference's
-        points = marks.mark(name, assignments.with_answers(read, everything_right(name) | cells), only)
-        missing = {each: read.tasks[each].points - number for each, number in points.items()}
-        seen[what] = {each: number for each, number in missing.items() if number}
-        wrong[what] = {task: lost} if lost else {}
-    assert seen == wrong
+        wanted = {task: points} if points else {}
+        # in a hurry first; a right answer that a slow machine cut off is marked again with all the time it has in class
+        hurried = lost(cells, only, marks.HURRY)
+        assert hurried == wanted or lost(cells, only, marks.PATIENCE) == wanted, (what, hurried)
