@@ -59,7 +59,9 @@ def mark(
         for task in cell.metadata.get("otter", {}).get("tests", []):
             if task in wanted:
                 points[task] = check(name, task, namespace, seconds=seconds)[0]
-    return {task: points[task] if task in points else check(name, task, namespace, seconds=seconds)[0] for task in wanted}
+    return {
+        task: points[task] if task in points else check(name, task, namespace, seconds=seconds)[0] for task in wanted
+    }
 
 
 def slips(name: str) -> list[tuple[str, str, int, str, str]]:
