@@ -232,13 +232,13 @@ def contest(world: World, trusted: Tensor, marks: tuple[int, ...]) -> tuple[Cont
 def main_run(
     world: World,
     trusted: Tensor,
-    marks: tuple[int, ...] = MARKS,
+    marks: tuple[int, ...] = (),
     rates: tuple[float, ...] = RATES,
     schedules: bool = False,
     controls: bool = False,
 ) -> Contest:
-    """Every recipe of the comparison; `schedules`: the higher rate late and cooling; `controls`: other ways to hear."""
-    here, mixed, (teacher, equal, tuned) = contest(world, trusted, marks)
+    """Every recipe of the comparison; no marks: `MARKS`; `schedules`: the higher rate late, and cooling; `controls`: other ways."""
+    here, mixed, (teacher, equal, tuned) = contest(world, trusted, marks or MARKS)
     here.run("labels", None)
     here.run("labels, equal data", None, mixed)
     here.run("static", teacher)
