@@ -237,7 +237,7 @@ def main_run(
     schedules: bool = False,
     controls: bool = False,
 ) -> Contest:
-    """Every recipe of the comparison; no marks: `MARKS`; `schedules`: the higher rate late, and cooling; `controls`: other ways."""
+    """Every recipe of the comparison, at `MARKS` if none are given; `schedules`: the higher rate late and cooling."""
     here, mixed, (teacher, equal, tuned) = contest(world, trusted, marks or MARKS)
     here.run("labels", None)
     here.run("labels, equal data", None, mixed)
