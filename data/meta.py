@@ -1,17 +1,17 @@
-"""Teachers that learn to teach, beside static ones with the same data: Gaussian classes and digits with wrong labels, 20 seeds.
+"""Teachers that learn to teach, beside static ones with the same data: Gaussian classes and real images, 20 seeds.
 
     kdlib study data/meta.py --store _build/studies/meta --table data/meta.npz
 
-A point is one setting; its 20 worlds, teachers and students train beside each other. A world has 700 examples to train on, a quiz
-of 300, 300 to choose the length by, labelled as the quiz is, and a test set with right labels.
+A point is one setting; its 20 worlds, teachers and students train beside each other. A world has 700 examples to train on (of
+images 2,700), a quiz of 300, 300 to choose the length by, labelled as the quiz is, and a test set with right labels. The settings
+"earlier" repeat a run of another program: longer, at one length.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -19,13 +19,18 @@ import torch
 from torch import Tensor
 
 from kdlib import data
+from kdlib.data.images import cifar100
+from kdlib.losses import cross_entropy
 from kdlib.mechanisms import meta
-from kdlib.models import MLP, FleetModel
+from kdlib.models import CNN, MLP, FleetModel
 
 SEEDS = range(20)
 MARKS = (75, 150, 300)  # steps at which students are scored
-RATES = {"right quiz": (3e-4, 1e-3), "wrong quiz": (3e-4,), "random labels": (1e-3,), "digits": (3e-4,)}
-SHARE = defaultdict(lambda: 0.45, {"random labels": 0.4})  # of wrong labels
+RATES = (3e-4, 1e-3)  # of the teacher
+ON_IMAGES = (1e-4, 3e-4)  # the paper's; at 1e-3 such a teacher collapses
+EARLIER = {"right quiz": (1e-5, 3e-4), "wrong quiz": (1e-5, 3e-4), "random labels": (1e-5, 1e-4)}
+SCHEDULES: dict[str, dict[str, Any]] = {"late start": {"start": 0.5}, "cooling": {"cooling": 0.01}}
+FAMILIES = ["vehicles_1", "large_carnivores", "trees", "household_furniture"]  # 20 classes of CIFAR-100
 CHANGES: list[dict[str, Any]] = [
     {"width": 4},
     {"width": 32},
@@ -33,10 +38,11 @@ CHANGES: list[dict[str, Any]] = [
     {"temperature": 10.0},
     {"alpha": 0.1},
 ]
-PART, QUIZ, HELD, TEST = slice(0, 700), slice(700, 1000), slice(1000, 1300), slice(1300, None)
-BOTH = slice(0, 1000)
-EARLY = 300  # steps of a teacher on labels
-grid = {"setting": ["right quiz", "stream", "wrong quiz", "random labels", "digits", "changes"]}
+SETTINGS = ["right quiz", "stream", "wrong quiz", "random labels", "digits", "changes"]
+SETTINGS += [f"earlier, {name}" for name in EARLIER]
+SETTINGS += [f"images, {name}" for name in ("right labels", "right quiz", "wrong quiz")]
+grid = {"setting": SETTINGS}
+WATCHED = ["towards", "quiz before", "quiz after", "fresh before", "fresh after"]
 
 
 class Tanh(MLP):
@@ -47,17 +53,33 @@ class Tanh(MLP):
         return torch.tanh(h)
 
 
-@dataclass(frozen=True)
+@dataclass
 class World:
-    """x (F, N, d), right labels (F, N) and those that one gets (F, N), in the order part, quiz, held, test."""
+    """x (F, N, ...), right labels (F, N) and those that one gets (F, N): n to train on, 300 of quiz, 300 held, test.
+
+    `wide`: width of a teacher; `early`: its steps on labels; `how`: settings of every run.
+    """
 
     x: Tensor
     right: Tensor
     given: Tensor
+    _: KW_ONLY
+    n: int = 700
+    wide: int = 128
+    early: int = 300
+    how: dict[str, Any] = field(default_factory=dict)
 
-    def net(self, width: int, offset: int = 0) -> Tanh:
-        """A network for each seed, others with another offset."""
-        return Tanh((self.x.shape[-1], width, 10), [offset + seed for seed in SEEDS])
+    def __post_init__(self) -> None:
+        n = self.n
+        self.part, self.quiz, self.both = slice(0, n), slice(n, n + 300), slice(0, n + 300)
+        self.held, self.test = slice(n + 300, n + 600), slice(n + 600, None)
+
+    def net(self, width: int, offset: int = 0) -> FleetModel:
+        """A network for each seed, others with another offset: dense, or three layers of 3 x 3 filters."""
+        seeds = [offset + seed for seed in SEEDS]
+        if self.x.dim() == 5:
+            return CNN((3, width, 2 * width, 4 * width), 20, seeds)
+        return Tanh((self.x.shape[-1], width, 10), seeds)
 
     def accuracy(self, model: FleetModel, rows: slice, y: Tensor) -> Tensor:
         """(F,) share of these rows that get the label y."""
@@ -65,15 +87,16 @@ class World:
             return (model.each(self.x[:, rows]).argmax(-1) == y[:, rows]).float().mean(1)
 
 
-def wrong(right: Tensor, seed: int, share: float, random: bool = False) -> Tensor:
-    """Labels (N,) of which a share is another: the next class, or any other one."""
+def wrong(right: Tensor, seed: int, share: float, random: bool = False, family: int = 10) -> Tensor:
+    """Labels (N,) of which a share is another in its family: the next class, or any other one."""
     g = torch.Generator().manual_seed(7000 + seed)
     hit = torch.rand(len(right), generator=g) < share
     step = torch.randint(1, 10, (len(right),), generator=g) if random else torch.ones_like(right)
-    return torch.where(hit, (right + step) % 10, right)
+    place = right % family
+    return torch.where(hit, right - place + (place + step) % family, right)
 
 
-def gaussians(n: int = 3300, random: bool = False, share: float = 0.45) -> World:
+def gaussians(n: int = 3300, random: bool = False, early: int = 300) -> World:
     """Ten classes in 20 dimensions, their means and all examples drawn anew for each seed."""
     drawn = []
     for seed in SEEDS:
@@ -81,8 +104,8 @@ def gaussians(n: int = 3300, random: bool = False, share: float = 0.45) -> World
         means = 0.757 * torch.randn(10, 20, generator=g, dtype=torch.float32)
         right = torch.randint(10, (n,), generator=g)
         x = means[right] + torch.randn(n, 20, generator=g, dtype=torch.float32)
-        drawn.append((x, right, wrong(right, seed, share, random)))
-    return World(*map(torch.stack, zip(*drawn, strict=True)))
+        drawn.append((x, right, wrong(right, seed, 0.4 if random else 0.45, random)))
+    return World(*map(torch.stack, zip(*drawn, strict=True)), early=early)
 
 
 def handwritten() -> World:
@@ -98,90 +121,137 @@ def handwritten() -> World:
     return World(*map(torch.stack, zip(*drawn, strict=True)))
 
 
-def scored(run: Iterator[meta.Step], world: World, judge: Tensor, marks: tuple[int, ...]) -> Iterator[pd.DataFrame]:
-    """Rows at the marks; `judge` are the labels that the 300 held examples have. `towards`: share of updates since the last mark."""
-    closer: list[Tensor] = []
+def photographs(share: float) -> World:
+    """CIFAR-100's images of four superclasses, a share of them called the next class of theirs; drawn anew for each seed."""
+    task, drawn = cifar100(FAMILIES, size=8), []
+    for seed in SEEDS:
+        rows = torch.randperm(len(task.y_train), generator=torch.Generator().manual_seed(1000 + seed))[:3300]
+        right = torch.cat([task.y_train[rows], task.y_test])
+        drawn.append((torch.cat([task.x_train[rows], task.x_test]), right, wrong(right, seed, share, family=5)))
+    how = {"lr": 3e-3, "rate": 0.05, "quiz_batch": 64}
+    return World(*map(torch.stack, zip(*drawn, strict=True)), n=2700, wide=32, how=how)
+
+
+def agreement(net: FleetModel, flat: Tensor, x: Tensor, y: Tensor, state: meta.Step) -> Tensor:
+    """Cosine at `flat` of the gradient of the loss on (x, y) with the student's own, before and after the update: (2, F)."""
+    own = flat.clone().requires_grad_()
+    (u,) = torch.autograd.grad(cross_entropy(net.apply(own, x), y).mean(-1).sum(), own)
+    return torch.stack([torch.cosine_similarity(u, g, dim=1) for g in (state.asked, state.taken)])
+
+
+def scored(
+    run: Iterator[meta.Step],
+    world: World,
+    judge: Tensor,
+    marks: tuple[int, ...],
+    watched: tuple[FleetModel, Tensor] | None = None,
+) -> Iterator[pd.DataFrame]:
+    """Rows at the marks; `judge` are the labels that the 300 held examples have.
+
+    `towards`: share of updates since the last mark; of a student `watched` with its quiz labels, the mean cosines since then
+    with the gradient of the quiz and with that of the held examples with their right labels.
+    """
+    counts: list[dict[str, Tensor]] = []
+    flat = None if watched is None else watched[0].flat.detach().clone()
     for state in run:
-        closer.append((state.after < state.before).float() + 0 * state.after)  # NaN where nothing moved
+        count = {"towards": (state.after < state.before).float() + 0 * state.after}  # NaN where nothing moved
+        if watched is not None and flat is not None:
+            for name, rows, y in (("quiz", world.quiz, watched[1]), ("fresh", world.held, world.right)):
+                pair = agreement(watched[0], flat, world.x[:, rows], y[:, rows], state)
+                count |= {f"{name} before": pair[0], f"{name} after": pair[1]}
+            flat = watched[0].flat.detach().clone()
+        counts.append(count)
         if state.step in marks:
+            nothing = state.quiz * torch.nan
             columns = {
-                "accuracy": world.accuracy(state.student, TEST, world.right),
-                "val_accuracy": world.accuracy(state.student, HELD, judge),
-                "teacher": state.quiz * torch.nan
+                "accuracy": world.accuracy(state.student, world.test, world.right),
+                "val_accuracy": world.accuracy(state.student, world.held, judge),
+                "teacher": nothing
                 if state.teacher is None or isinstance(state.teacher, meta.Table)
-                else world.accuracy(state.teacher, TEST, world.right),
-                "towards": torch.stack(closer).nanmean(0),
+                else world.accuracy(state.teacher, world.test, world.right),
                 "quiz": state.quiz,
             }
+            columns |= {k: torch.stack([c[k] for c in counts]).nanmean(0) if k in count else nothing for k in WATCHED}
             yield pd.DataFrame({k: v.numpy() for k, v in columns.items()}).assign(seed=list(SEEDS), steps=state.step)
-            closer = []
+            counts = []
 
 
 @dataclass
 class Contest:
-    """Students of every recipe on one world; `rows` fills up."""
+    """Students of every recipe on one world; `rows` fills up. `watch`: with the cosines of those that hear."""
 
     world: World
     trusted: Tensor  # (F, N) labels of quiz and held examples
     marks: tuple[int, ...]
     rows: list[pd.DataFrame]
+    watch: bool = False
 
     def run(
         self,
         recipe: str,
         teacher: FleetModel | None,
-        rows: slice = PART,
-        y: Tensor | None = None,
+        both: Tensor | None = None,
         quiz: Tensor | None = None,
         width: int = 8,
         **how: Any,
     ) -> None:
-        """Train and score; the teacher is left as the run left it."""
-        world, y = self.world, self.world.given if y is None else y
+        """Train and score, on the part or, with labels `both`, on the quiz as well; the teacher is left as the run left it."""
+        world, student = self.world, self.world.net(width)
+        lesson = (world.part, world.given) if both is None else (world.both, both)
         mu = how.get("teacher_lr", 0.0) if quiz is not None else 0.0
-        tested = (world.x[:, QUIZ], quiz[:, QUIZ]) if quiz is not None else ()
+        tested = (world.x[:, world.quiz], quiz[:, world.quiz]) if quiz is not None else ()
         if teacher is None:
             how["alpha"] = 0.0
-        settings = {"steps": max(self.marks)} | how | {"teacher_lr": mu}
-        state = meta.train(world.net(width), teacher, world.x[:, rows], y[:, rows], *tested, **settings)
+        settings = {"steps": max(self.marks)} | world.how | how | {"teacher_lr": mu}
+        x, y = (t[:, lesson[0]] for t in (world.x, lesson[1]))
+        run = meta.train(student, teacher, x, y, *tested, **settings)
         about = {"recipe": recipe, "mu": mu, "temperature": how.get("temperature", 3.0), "alpha": how.get("alpha", 0.9)}
-        for frame in scored(state, world, self.trusted, self.marks):
+        watched = (student, quiz) if self.watch and quiz is not None else None
+        for frame in scored(run, world, self.trusted, self.marks, watched):
             self.rows.append(frame.assign(**about, width=width))
 
 
-def on_labels(world: World, rows: slice, y: Tensor, start: Tanh | None = None, steps: int | None = None) -> Tanh:
+def on_labels(world: World, rows: slice, y: Tensor, start: FleetModel | None = None) -> FleetModel:
     """A teacher on labels; from `start` if there is one, at a third of the rate."""
-    net = world.net(128, 500) if start is None else deepcopy(start)
-    lr, steps = (3e-3, EARLY) if start is None else (1e-3, 200)
+    net = world.net(world.wide, 500) if start is None else deepcopy(start)
+    lr, steps = (3e-3, world.early) if start is None else (1e-3, 200)
     for _ in meta.train(net, None, world.x[:, rows], y[:, rows], alpha=0.0, teacher_lr=0.0, lr=lr, steps=steps):
         pass
     return net
 
 
-def contest(world: World, trusted: Tensor, marks: tuple[int, ...]) -> tuple[Contest, Tensor, tuple[Tanh, Tanh, Tanh]]:
+def contest(world: World, trusted: Tensor, marks: tuple[int, ...]) -> tuple[Contest, Tensor, list[FleetModel]]:
     """The contest, labels of training part and quiz together, and three teachers: of the part, of both, tuned on the quiz."""
     mixed = world.given.clone()
-    mixed[:, QUIZ] = trusted[:, QUIZ]
-    teacher = on_labels(world, PART, world.given)
-    teachers = teacher, on_labels(world, BOTH, mixed), on_labels(world, QUIZ, trusted, teacher)
+    mixed[:, world.quiz] = trusted[:, world.quiz]
+    teacher = on_labels(world, world.part, world.given)
+    teachers = [teacher, on_labels(world, world.both, mixed), on_labels(world, world.quiz, trusted, teacher)]
     return Contest(world, trusted, marks, []), mixed, teachers
 
 
 def main_run(
-    world: World, trusted: Tensor, marks: tuple[int, ...], rates: tuple[float, ...], controls: bool = False
+    world: World,
+    trusted: Tensor,
+    marks: tuple[int, ...] = (),
+    rates: tuple[float, ...] = RATES,
+    schedules: bool = False,
+    controls: bool = False,
 ) -> Contest:
-    """Every recipe of the comparison; `controls`: the taught teacher frozen, no pilot, a quiz of random labels."""
-    here, mixed, (teacher, equal, tuned) = contest(world, trusted, marks)
+    """Every recipe of the comparison, at `MARKS` if none are given; `schedules`: the higher rate late and cooling."""
+    here, mixed, (teacher, equal, tuned) = contest(world, trusted, marks or MARKS)
     here.run("labels", None)
-    here.run("labels, equal data", None, BOTH, mixed)
+    here.run("labels, equal data", None, mixed)
     here.run("static", teacher)
-    here.run("equal data", equal, BOTH, mixed)
+    here.run("equal data", equal, mixed)
     here.run("tuned teacher", tuned)
+    here.watch = controls
     for mu in rates:
         taught = deepcopy(teacher)
         here.run("meta", taught, quiz=trusted, teacher_lr=mu)
         if controls and mu == 3e-4:
             here.run("its teacher, frozen", taught)
+    for recipe, how in SCHEDULES.items() if schedules else ():
+        here.run(recipe, deepcopy(teacher), quiz=trusted, teacher_lr=max(rates), **how)
     if controls:
         nothing = torch.randint(10, trusted.shape, generator=torch.Generator().manual_seed(0))
         for recipe, quiz, pilot in (("no pilot", trusted, False), ("quiz of random labels", nothing, True)):
@@ -190,43 +260,59 @@ def main_run(
 
 
 def stream() -> Contest:
-    """A teacher that is a table, over 8,000 examples shown once: static, without the pilot and with it."""
-    world = gaussians(11300)
-    early = on_labels(world, BOTH, world.given)
-    lesson, quiz = slice(3300, 11300), slice(700, 1000)
-    x, y = world.x[:, lesson], world.given[:, lesson]
+    """A teacher that is a table, over 8,000 examples shown once and then twice more: static, without the pilot and with it."""
+    whole = gaussians(11300, early=800)
+    early = on_labels(whole, whole.both, whole.given)
+    lesson = slice(3300, 11300)
+    x, y = whole.x[:, lesson], whole.given[:, lesson]
     number = torch.arange(8000, dtype=torch.float32).expand(len(SEEDS), 8000).unsqueeze(-1)
-    here = Contest(World(world.x[:, :3300], world.right[:, :3300], world.given[:, :3300]), world.right, (125,), [])
+    world = World(*(t[:, :3300] for t in (whole.x, whole.right, whole.given)))
+    here = Contest(world, world.right, (125, 375), [])
     with torch.no_grad():
         said = early.each(x)
     for recipe, mu, pilot in (("static", 0.0, True), ("no pilot", 2000.0, False), ("meta", 2000.0, True)):
         run = meta.train(
-            world.net(8), meta.Table(said, early.seeds), x, y, world.x[:, quiz], world.right[:, quiz], steps=125,
-            rate=2.0, teacher_lr=mu, teacher_optimiser=torch.optim.SGD, pilot=pilot, teacher_x=number,
+            world.net(8), meta.Table(said, early.seeds), x, y, world.x[:, world.quiz], world.right[:, world.quiz],
+            steps=375, rate=2.0, teacher_lr=mu, teacher_optimiser=torch.optim.SGD, pilot=pilot, teacher_x=number,
         )  # fmt: skip
-        for frame in scored(run, here.world, world.right, here.marks):
+        for frame in scored(run, world, world.right, here.marks):
             about = {"recipe": recipe, "mu": mu, "temperature": 3.0, "alpha": 0.9, "width": 8}
             here.rows.append(frame.assign(**about))
     return here
 
 
+def changes() -> Contest:
+    """Other widths, temperatures and alphas, with a right quiz."""
+    world = gaussians()
+    here, mixed, teachers = contest(world, world.right, MARKS[:2])
+    for how in CHANGES:
+        here.run("static", teachers[0], **how)
+        here.run("equal data", teachers[1], mixed, **how)
+        here.run("tuned teacher", teachers[2], **how)
+        for mu in RATES:
+            here.run("meta", deepcopy(teachers[0]), quiz=world.right, teacher_lr=mu, **how)
+    return here
+
+
 def experiment(setting: str) -> pd.DataFrame:
     """One row per recipe, setting of it, number of steps and seed."""
-    world = handwritten() if setting == "digits" else gaussians(random=setting == "random labels", share=SHARE[setting])
-    trusted = world.given if setting in ("wrong quiz", "random labels") else world.right
-    if setting == "stream":
-        here = stream()
-    elif setting == "changes":
-        here, mixed, teachers = contest(world, trusted, MARKS[:2])
-        for how in CHANGES:
-            here.run("static", teachers[0], **how)
-            here.run("equal data", teachers[1], BOTH, mixed, **how)
-            here.run("tuned teacher", teachers[2], **how)
-            for mu in (3e-4,) if "width" in how else (3e-4, 1e-3):
-                here.run("meta", deepcopy(teachers[0]), quiz=trusted, teacher_lr=mu, **how)
+    where, _, kind = setting.rpartition(", ")
+    if setting in ("stream", "changes"):
+        here = stream() if setting == "stream" else changes()
+    elif where == "images":
+        world = photographs(0.0 if kind == "right labels" else 0.45)
+        here = main_run(world, world.given if kind == "wrong quiz" else world.right, rates=ON_IMAGES)
+    elif setting == "digits":
+        world = handwritten()
+        here = main_run(world, world.right)
     else:
-        here = main_run(world, trusted, MARKS, RATES[setting], controls=setting == "right quiz")
+        world = gaussians(random=kind == "random labels", early=1200 if where else 300)
+        trusted = world.right if kind == "right quiz" else world.given
+        if where:
+            here = main_run(world, trusted, (1000,), EARLIER[kind])
+        else:
+            here = main_run(world, trusted, schedules=True, controls=kind == "right quiz")
     frame = pd.concat(here.rows, ignore_index=True)
-    scores = ["accuracy", "val_accuracy", "teacher", "towards", "quiz"]
+    scores = ["accuracy", "val_accuracy", "teacher", "quiz", *WATCHED]
     kept = ["recipe", "mu", "temperature", "alpha", "width", "seed", "steps", *scores]
     return frame[kept].round(dict.fromkeys(scores, 4))

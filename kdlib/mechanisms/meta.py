@@ -104,6 +104,8 @@ class Step:
     quiz: Tensor
     before: Tensor
     after: Tensor
+    asked: Tensor  # (F, P), the student's gradient by the old teacher
+    taken: Tensor  # (F, P), the one that it stepped by
 
 
 def train(
@@ -141,10 +143,8 @@ def train(
     Raises ValueError for bad settings, fleets of different size, an empty quiz or one that shares inputs with x;
     FloatingPointError, naming step and student, where a loss or a weight is no longer finite.
     """
-    steps, batch_size = _check.positive_int(steps, "steps"), _check.positive_int(batch_size, "batch_size")
-    how = _pilot(rate, temperature, alpha)
-    teacher_lr, start = _check.not_negative(teacher_lr, "teacher_lr"), float(_check.fraction(start, "start"))
-    cooling = _check.not_negative(cooling, "cooling")
+    steps, how = _check.positive_int(steps, "steps"), _pilot(rate, temperature, alpha)
+    teacher_lr, cooling = _check.not_negative(teacher_lr, "teacher_lr"), _check.not_negative(cooling, "cooling")
     learns = teacher is not None and teacher_lr > 0 and alpha > 0
     if teacher is None and alpha > 0:
         raise ValueError(f"teacher must be given unless alpha is 0, got None and alpha {alpha}")
@@ -155,10 +155,10 @@ def train(
         _check_apart(x, quiz_x)
     own = optimiser([student.flat], lr=lr, weight_decay=0.0)
     mothers = teacher_optimiser([teacher.flat], lr=teacher_lr, weight_decay=0.0) if learns and teacher else None
-    orders, quizzes = _orders(student, x.shape[1], batch_size, "data order"), None
+    orders, quizzes = _orders(student, x.shape[1], _check.positive_int(batch_size, "batch_size"), "data order"), None
     if quiz_x is not None and quiz_batch is not None:
         quizzes = _orders(student, quiz_x.shape[1], _check.positive_int(quiz_batch, "quiz_batch"), "quiz order")
-    seen, first = x if teacher_x is None else teacher_x, round(start * steps)
+    seen, first = x if teacher_x is None else teacher_x, round(float(_check.fraction(start, "start")) * steps)
     for step in range(1, steps + 1):
         with _cpu.settings(1):  # a second thread made these small products several times slower
             index = next(orders)
@@ -183,14 +183,14 @@ def train(
                 before, after = (kd_loss(lesson.z, w, None, how[1], 1.0).mean(-1) / how[1] ** 2 for w in (old, new))
                 v = new if pilot else old
             if lesson is not None and not pilot:
-                student.flat.grad = lesson.step
+                taken = lesson.step
             else:
                 with torch.enable_grad():
-                    value = _loss(student, student.flat, v, bx, by, how)
-                    (student.flat.grad,) = torch.autograd.grad(value, student.flat)
+                    (taken,) = torch.autograd.grad(_loss(student, student.flat, v, bx, by, how), student.flat)
+            student.flat.grad = taken
             own.step()
             _require_finite(student.flat.detach().sum(1), student, step)
-        yield Step(step, steps, student, teacher, quiz, before, after)
+        yield Step(step, steps, student, teacher, quiz, before, after, lesson.step if lesson else taken, taken)
 
 
 class Table(FleetModel):
@@ -218,8 +218,8 @@ def _orders(model: FleetModel, n: int, size: int, purpose: str) -> Iterator[Tens
 
 
 def _pilot(rate: float, temperature: float, alpha: float) -> Pilot:
-    _check.temperature(temperature)
-    return _check.not_negative(rate, "rate"), float(temperature), float(_check.fraction(alpha, "alpha"))
+    steep = float(_check.temperature(temperature))
+    return _check.not_negative(rate, "rate"), steep, float(_check.fraction(alpha, "alpha"))
 
 
 def _check_pair(

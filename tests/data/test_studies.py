@@ -301,9 +301,27 @@ def test_rows_of_meta_trained_anew_are_the_same(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(module, "SEEDS", (3, 4))
     anew = trained_anew(module, [{"setting": "stream"}], tmp_path)
     apart = differences("meta", anew)
-    assert len(apart) == 6
+    assert len(apart) == 12
     assert (apart["accuracy"] <= 0.01).all(), apart
     known = table("meta")
+    other = differences("meta", anew, known.assign(seed=known["seed"] - 1))
+    assert other["accuracy"].mean() > 0.01
+
+
+@pytest.mark.slow
+def test_rows_of_meta_on_photographs_trained_anew_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Students of labels at the shortest length, two seeds: no teacher is needed, so there is an untrained one."""
+    need("CIFAR-100")
+    module = program("meta")
+    monkeypatch.setattr(module, "SEEDS", (3, 4))
+    monkeypatch.setattr(module, "MARKS", (75,))
+    monkeypatch.setattr(module, "ON_IMAGES", ())
+    monkeypatch.setattr(module, "on_labels", lambda world, *rest: world.net(2, 500))
+    anew = trained_anew(module, [{"setting": "images, right quiz"}], tmp_path)
+    anew, known = anew[anew["recipe"].str.startswith("labels")], table("meta")
+    apart = differences("meta", anew)
+    assert len(apart) == 4
+    assert (apart["accuracy"] <= 0.01).all(), apart
     other = differences("meta", anew, known.assign(seed=known["seed"] - 1))
     assert other["accuracy"].mean() > 0.01
 
@@ -405,7 +423,7 @@ def test_a_table_holds_the_points_of_its_grid_in_order() -> None:
         ("causal", 89),
         ("causal_students", 40),
         ("lipschitz", 60),
-        ("meta", 6),
+        ("meta", 12),
         ("sampling", 275),
         ("sampling_costs", 33),
     ],

@@ -12,7 +12,7 @@ from kdlib import Recipe, Task
 from kdlib import train as fleet_train
 from kdlib.losses import cross_entropy, kd_loss
 from kdlib.mechanisms import meta
-from kdlib.models import MLP
+from kdlib.models import CNN, MLP
 
 
 class Tanh(MLP):
@@ -119,6 +119,28 @@ def test_the_pilot_leaves_no_trace_in_the_student_and_its_optimiser() -> None:
 
 
 @pytest.mark.parametrize("pilot", [True, False])
+def test_a_step_says_what_either_teacher_asked_for(pilot: bool) -> None:
+    """Both gradients where the student stood; a small update turns the one that is taken towards that of the quiz."""
+    student, teacher, (x, y, qx, qy) = problem(3, 40)
+    flat, said = student.flat.detach().clone().requires_grad_(), []
+    how = {"steps": 1, "batch_size": 40, "rate": 0.4, "temperature": 3.0, "alpha": 0.7, "teacher_lr": 1e-3}
+    old = teacher.each(x).detach()
+    last = finished(student, teacher, x, y, qx, qy, **how, pilot=pilot, teacher_optimiser=torch.optim.SGD)
+    new = teacher.each(x).detach()
+    for v in (old, new if pilot else old):
+        (g,) = torch.autograd.grad(kd_loss(student.apply(flat, x), v, y, 3.0, 0.7).mean(-1).sum(), flat)
+        said.append(g)
+    assert torch.allclose(last.asked, said[0], rtol=0, atol=1e-12)
+    assert torch.allclose(last.taken, said[1], rtol=0, atol=1e-12)
+    moved = (flat.detach() - 0.4 * last.asked).requires_grad_()
+    (u,) = torch.autograd.grad(cross_entropy(student.apply(moved, qx), qy).mean(-1).sum(), moved)
+    gained = ((last.taken - last.asked) * u).sum(1)
+    assert (gained > 0).all() if pilot else torch.equal(last.taken, last.asked)
+    static = finished(*problem(3, 40)[:2], x, y, steps=1, teacher_lr=0.0)
+    assert torch.equal(static.asked, static.taken)
+
+
+@pytest.mark.parametrize("pilot", [True, False])
 def test_one_pass_with_a_table_needs_the_pilot(pilot: bool) -> None:
     student, teacher, (x, y, qx, qy) = problem(2, 40)
     static, *_ = problem(2, 40)
@@ -142,6 +164,19 @@ def test_late_start_and_cooling() -> None:
         before = teacher.flat.detach().clone()
         assert bool(state.quiz.isnan().all()) is (state.step <= 5)
     assert moved == [False] * 5 + [True] + [False] * 4
+
+
+def test_small_convolutional_networks_teach_as_well() -> None:
+    """Images in place of vectors: the teacher's gradient is that of double backward, and it moves."""
+    g = torch.Generator().manual_seed(0)
+    student, teacher = (CNN((3, w, 2 * w), 4, range(s, s + 2), torch.float64) for w, s in ((2, 0), (4, 50)))
+    x, quiz = (torch.randn(2, n, 3, 4, 4, generator=g, dtype=torch.float64) for n in (12, 9))
+    y, quiz_y = (torch.randint(4, (2, n), generator=g) for n in (12, 9))
+    exact, double = (meta.meta_gradient(student, teacher, x, y, quiz, quiz_y, **HOW, double_backward=b) for b in (0, 1))
+    assert exact.norm() > 0 and torch.allclose(exact, double, rtol=1e-9, atol=1e-13)
+    before = teacher.flat.detach().clone()
+    *_, last = meta.train(student, teacher, x, y, quiz, quiz_y, steps=2, batch_size=6, quiz_batch=4)
+    assert not torch.equal(before, teacher.flat) and last.quiz.isfinite().all()
 
 
 def test_bad_input_is_named() -> None:
