@@ -1,9 +1,9 @@
-"""Candidates and their scores: a hundred networks in each of 40 worlds of two kinds, fifty on each regime and target of the proteins.
+"""Candidates and their scores: a hundred networks in each of 40 worlds of three kinds, fifty on each regime and target of the proteins.
 
     kdlib study data/causal.py --store _build/studies/causal --table data/causal.npz
 
 "child": the world with a spurious child; a quarter of the candidates see the child as it is, the others through noise, and there are
-four architectures. "replica": the setting of the released code at a smaller size, random graphs and networks that differ by seed
+four architectures. "bent": the same with equations that saturate, while every score goes on fitting lines. "replica": the setting of the released code at a smaller size, random graphs and networks that differ by seed
 alone. "proteins": one regime held out (the seed is its number), candidates that see their inputs through noise; it takes the file
 that `kdlib.data.causal.sachs` reads. All choices were made before the run, and all lengths by validation data.
 """
@@ -38,7 +38,7 @@ EACH = 25  # candidates of an architecture
 FLOOR = 1e-3  # of residual variances, as a share of the target's
 TARGETS = ("raf", "mek", "erk", "plc", "pip2", "pka", "pkc")  # proteins with parents and children
 ROWS = {"train": 1500, "validation": 500, "selection": 500}
-SIZES = {"child": 40, "replica": 40, "proteins": 9}
+SIZES = {"child": 40, "bent": 40, "replica": 40, "proteins": 9}
 grid = pd.DataFrame([(world, seed) for world, n in SIZES.items() for seed in range(n)], columns=["world", "seed"])
 SCORES = ["refit", "joint", "plug", "plug_joint", "imposter", "imposter_plug", "incomplete", "incomplete_plug"]
 THERE = ["flips", "noisy", "covariate", "all", "one", "regime"]
@@ -122,10 +122,11 @@ def without(graph: nx.DiGraph, target: str, parents: list[str]) -> nx.DiGraph:
     return other
 
 
-def child(seed: int) -> Iterator[pd.DataFrame]:
+def child(seed: int, mechanism: str = "linear") -> Iterator[pd.DataFrame]:
     graph = spurious_child()
-    task = sourced(data.causal_world(graph, seed), "Y")
-    draws = {name: data.causal_world(graph, seed, shift=shift).extra["shifted"] for name, shift in CHILD.items()}
+    world = partial(data.causal_world, graph, seed, mechanism=mechanism)
+    task = sourced(world(), "Y")
+    draws = {name: world(shift=shift).extra["shifted"] for name, shift in CHILD.items()}
     wrong, less = without(graph, "Y", ["S"]), without(graph, "Y", ["B"])
     generator = _seeds.stream(seed, "candidates")
     for number, (group, widths) in enumerate(WIDTHS.items()):
@@ -195,7 +196,8 @@ def proteins(regime: int) -> Iterator[pd.DataFrame]:
 
 def experiment(world: str, seed: int) -> pd.DataFrame:
     """One row per candidate: error and scores on the selection set, and under each shift its error and the scores of the inputs alone."""
-    made = {"child": child, "replica": replica, "proteins": proteins}[world](seed)
+    bent = partial(child, mechanism="nonlinear")
+    made = {"child": child, "bent": bent, "replica": replica, "proteins": proteins}[world](seed)
     frame = pd.concat(made, ignore_index=True)
     frame["candidate"] = frame.groupby("target").cumcount()
     names = ["error", *SCORES, *(f"{kind}{name}" for name in THERE for kind in ("", "refit_", "plug_"))]

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ import pandas as pd
 import pytest
 import torch
 
-from kdlib import Recipe, _checkpoint, study
+from kdlib import Recipe, _checkpoint, data, study
 from kdlib.__main__ import main
 from kdlib.data import images
 from kdlib.data.shipped import CHECKSUMS, folder, pack_table, shipped
 from kdlib.data.task import Task
+from kdlib.fleet import fit
+from kdlib.models import MLP
 from kdlib.study.grid import points
 
 DATA = Path(__file__).parents[2] / "data"
@@ -40,6 +43,7 @@ KEYS = {
     "ensembles": ["draw", "setting", "recipe", "seed"],
     "ensembles_elsewhere": ["where", "seed", "recipe"],
     "causal": ["world", "seed", "target", "candidate"],
+    "causal_classes": ["seed", "candidate"],
     "causal_students": ["setting", "seed", "recipe", "kind", "share", "epochs"],
     "lipschitz": ["world", "seed", "way", "weight"],
     "meta": ["setting", "recipe", "mu", "temperature", "alpha", "width", "seed", "steps"],
@@ -254,15 +258,42 @@ def test_rows_of_causal_trained_anew_are_the_same(tmp_path: Path, monkeypatch: p
     """The linear candidates of one world, and all hundred of a random graph."""
     module = program("causal")
     monkeypatch.setattr(module, "WIDTHS", {"linear": ()})
-    for world in ("child", "replica"):
+    for world, count in {"child": 25, "bent": 25, "replica": 100}.items():
         anew = trained_anew(module, [{"world": world, "seed": 3}], tmp_path)
         apart = differences("causal", anew)
-        assert len(apart) == {"child": 25, "replica": 100}[world]
+        assert len(apart) == count
         # squared units and nats; a validation error that ties another epoch's may choose a neighbour of it
         assert apart.median().max() < 0.002 and apart.quantile(0.9).max() < 0.02, apart.describe()
         known = table("causal")
         other = differences("causal", anew, known.assign(seed=known["seed"] - 1))
         assert other.median().max() > 0.02
+
+
+def test_rows_of_causal_classes_trained_anew_are_the_same(tmp_path: Path) -> None:
+    """The hundred networks of one world."""
+    known = table("causal_classes")
+    anew = trained_anew(program("causal_classes"), [{"seed": 103}], tmp_path)
+    apart = differences("causal_classes", anew)
+    assert len(apart) == 100 and {"error", "flips", "covariate"} <= set(apart)
+    # a share of wrong answers moves by single ones of 3,000; a validation error that ties another epoch's may choose a neighbour of it
+    assert apart.median().max() < 0.002 and apart.quantile(0.9).max() < 0.02, apart.describe()
+    other = differences("causal_classes", anew, known.assign(seed=known["seed"] - 1))
+    assert other.median().max() > 0.02
+
+
+def test_padded_networks_train_as_they_would_alone() -> None:
+    """Four architectures in one fleet: each answers as a fleet of its own does, and what it lacks stays as it is."""
+    module = program("causal_classes")
+    task = data.causal_world(module.spurious_child(), 1, n_train=90, n_test=40, classes=5)
+    seeds, widths, noise = [3, 8, 11, 12], list(module.WIDTHS.values()), torch.zeros(4, 4)
+    model, mask = module.padded(seeds, widths)
+    start = model.flat.data.clone()
+    how: dict[str, Any] = {"epochs": 6, "batch_size": 30, "lr": 0.01, "threads": 1}
+    one = fit(task, seeds, lambda seeds: model, module.on_classes(task, noise, 0), trainable=mask, **how)
+    assert torch.equal(one.model.flat.data[~mask], start[~mask]) and not torch.equal(one.model.flat.data, start)
+    for f, (seed, own) in enumerate(zip(seeds, widths, strict=True)):
+        alone = fit(task, [seed], partial(MLP, (4, *own, 5)), module.on_classes(task, noise, 0), **how)
+        assert torch.allclose(one.predict(task.x_test)[f], alone.predict(task.x_test)[0], atol=1e-4)
 
 
 def test_rows_of_causal_students_trained_anew_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,7 +451,8 @@ def test_a_table_holds_the_points_of_its_grid_in_order() -> None:
         ("museum", 20),
         ("ensembles", 24),
         ("ensembles_elsewhere", 52),
-        ("causal", 89),
+        ("causal", 129),
+        ("causal_classes", 40),
         ("causal_students", 40),
         ("lipschitz", 60),
         ("meta", 12),
