@@ -5,6 +5,9 @@
 One point is a world drawn from one seed, its teacher, and students of two hidden layers that start alike. Every way of teaching has
 four values to choose from, and each student stands at the epoch at which it was best on validation data. A term is divided by
 the teacher's own value of what it compares, so that a weight means the same in each world.
+
+The part `rivals`, made later on H, adds other baselines and the estimate held at a share of the loss at each step, and measures two
+yardsticks more.
 """
 
 from __future__ import annotations
@@ -29,7 +32,23 @@ HIDDEN = (32, 32)  # of a student
 T, ALPHA, CHECKS = 4.0, 0.9, 15
 WEIGHTS = {"labels": (0.0, 0.03, 0.1, 0.3), "KD": (0.5, 0.75, 0.9, 1.0)}  # smoothing, alpha
 TERM = (0.01, 0.1, 1.0, 10.0)
-grid = {"world": ["F", "H", "S"], "seed": range(20)}
+BESIDE = ("KD + estimate", "KD + energies", "KD + spectral norms", "KD + Jacobians")
+TERMS = ("labels", "KD", *BESIDE, "features", "features + estimate")
+RIVALS: dict[str, tuple[float, ...]] = {
+    "KD + FSP": TERM,
+    "KD + input gradients": TERM,
+    "KD, spectral normalisation": (0.5, 0.7, 1.0, 1.4),  # of the teacher's norms
+    "KD + estimate, by share": (0.001, 0.01, 0.05, 0.2, 0.5),
+}
+grid = pd.DataFrame(
+    [
+        (part, world, seed)
+        for part, worlds in (("terms", "FHS"), ("rivals", "H"))
+        for world in worlds
+        for seed in range(20)
+    ],
+    columns=["part", "world", "seed"],
+)
 
 
 class Connected(MLP):
@@ -58,6 +77,20 @@ class Connected(MLP):
         return [torch.baddbmm(b, w, h) for (w, b), h in zip(layers, maps, strict=False)]
 
 
+class Normalised(Connected):
+    """A student whose layers have spectral norms `norms`, each (F,): their weights are divided by their own (spectral normalisation)."""
+
+    norms: Sequence[Tensor] = ()
+
+    def layers(self, flat: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
+        own = super().layers(flat)
+        wanted = [n[self.rows].view(-1, 1, 1) for n in self.norms]
+        scaled = [
+            (w * n / lipschitz.spectral_norm(w).view(-1, 1, 1), b) for (w, b), n in zip(own, wanted, strict=False)
+        ]
+        return [*scaled, *own[len(scaled) :]]
+
+
 class Lesson:
     """What a teacher knows of the training examples, and the terms that compare a student with it."""
 
@@ -70,6 +103,8 @@ class Lesson:
             self.norms = [lipschitz.spectral_norm(w) for w, _ in teacher.layers()]
             self.slopes = slopes(teacher, task.x_train)[0]  # (N, K, d)
         self.steep = self.slopes.square().sum((1, 2)).mean()
+        wrong = self.v.softmax(1) - torch.nn.functional.one_hot(self.y, self.v.shape[1])
+        self.uphill = torch.einsum("nkd,nk->nd", self.slopes, wrong).square().sum(1).mean()  # of the labels' loss
         self.generator = _seeds.stream(seed, "directions")
 
     def own(self, index: Tensor) -> list[Tensor]:
@@ -81,6 +116,17 @@ class Lesson:
     def energies(self, maps: list[Tensor]) -> Tensor:
         pairs = zip(maps, self.energy, strict=False)
         return sum(((m.square().mean((1, 2)) / e - 1).square() / 2 for m, e in pairs), torch.zeros(len(maps[0])))
+
+    def flows(self, maps: list[Tensor], index: Tensor) -> Tensor:
+        """The whole cross moment (FSP matrix) of two connected maps, of which the estimate is the largest singular value."""
+        theirs = self.own(index)
+        own, wanted = (a @ b.mT / index.shape[1] for a, b in (maps[:2], theirs[:2]))
+        return (own - wanted).square().sum((1, 2)) / wanted.square().sum((1, 2))
+
+    def gradients(self, x: Tensor, z: Tensor, index: Tensor) -> Tensor:
+        """Squared length of the input's gradient of the labels' loss: a penalty that needs no teacher."""
+        (own,) = torch.autograd.grad(cross_entropy(z, self.y[index]).sum(), x, create_graph=True)
+        return own.square().sum(-1).mean(-1) / self.uphill
 
     def spectral(self, model: Connected) -> Tensor:
         pairs = zip(model.layers(), self.norms, strict=False)
@@ -143,6 +189,16 @@ def ways(lesson: Lesson) -> dict[str, Callable[[Connected, Tensor, Tensor, Tenso
             return hard + lesson.overhaul(own, i), w * lesson.estimates(own, i)
         return hard, w * lesson.overhaul(own, i)
 
+    def by_share(m: Connected, x: Tensor, i: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        maps = lipschitz.features(m, x)
+        loss, term = distilled(maps[-1].mT, i, ALPHA), lesson.estimates(maps, i)
+        return loss, term * (w / (1 - w) * loss / term.clamp_min(1e-6)).detach()
+
+    def penalised(m: Connected, x: Tensor, i: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.detach().requires_grad_()
+        z = lipschitz.features(m, x)[-1].mT
+        return distilled(z, i, ALPHA), w * lesson.gradients(x, z, i)
+
     return {
         "labels": labels,
         "KD": kd,
@@ -152,34 +208,51 @@ def ways(lesson: Lesson) -> dict[str, Callable[[Connected, Tensor, Tensor, Tenso
         "KD + Jacobians": beside(lambda m, x, i, maps: lesson.jacobians(m, x, i)),
         "features": overhaul,
         "features + estimate": lambda m, x, i, w: overhaul(m, x, i, w, guided=True),
+        "KD + FSP": beside(lambda m, x, i, maps: lesson.flows(m.connected(maps), i)),
+        "KD + input gradients": penalised,
+        "KD, spectral normalisation": lambda m, x, i, w: (distilled(m.each(x), i, ALPHA), torch.zeros_like(w)),
+        "KD + estimate, by share": by_share,
     }
 
 
-def experiment(world: str, seed: int) -> pd.DataFrame:
+def experiment(part: str, world: str, seed: int) -> pd.DataFrame:
     """One row per way and weight: scores at the epoch that validation chooses."""
     task = data.world(world, seed, n_train=2 * SIZES[world]).split_validation(0.5, seed)
     teacher = train(task.for_teacher, Recipe.hard(), seeds=[seed], threads=1, **data.TEACHER[world]).model
     assert isinstance(teacher, MLP)
-    lesson, rows = Lesson(task, teacher, seed), []
-    for name, way in ways(lesson).items():
-        weights = torch.tensor(WEIGHTS.get(name, TERM))
-        model, epochs = taught(task, way, weights, teacher, seed, EPOCHS[world])
+    lesson = Lesson(task, teacher, seed)
+    rows, every = [], ways(lesson)
+    wanted = RIVALS if part == "rivals" else {w: WEIGHTS.get(w, TERM) for w in TERMS}
+    for name, values in wanted.items():
+        way, weights = every[name], torch.tensor(values)
+        norms = [n * weights for n in lesson.norms] if "normalisation" in name else []
+        model, epochs = taught(task, way, weights, teacher, seed, EPOCHS[world], norms)
         scores = measured(task, model, teacher, way, weights)
+        blank = torch.full_like(weights, torch.nan)  # the first part was made before these were measured
+        scores |= (
+            yardsticks(model, task.x_test[:2000]) if part == "rivals" else dict.fromkeys(("product", "energy"), blank)
+        )
         rows.append(pd.DataFrame({"way": name, "weight": weights.double(), "epochs": epochs, **scores}))
     return pd.concat(rows, ignore_index=True).round(4)
 
 
-def taught(task: Task, way: Any, weights: Tensor, teacher: MLP, seed: int, epochs: int) -> tuple[Connected, list[int]]:
+def taught(
+    task: Task, way: Any, weights: Tensor, teacher: MLP, seed: int, epochs: int, norms: Sequence[Tensor] = ()
+) -> tuple[Connected, list[int]]:
     """Students, one a weight, each as it was at its best epoch on validation data, with those epochs."""
     sizes = (teacher.sizes[0], *HIDDEN, teacher.sizes[-1])
 
     def objective(model: FleetModel, x: Tensor, index: Tensor) -> Tensor:
         return sum(way(model, x, index, weights[model.rows]))
 
-    run = fitting(
-        task, pd.DataFrame({"seed": [seed] * len(weights)}), lambda seeds: Connected(sizes, teacher.sizes[1:-1], seeds),
-        objective, epochs=epochs, threads=1,
-    )  # fmt: skip
+    def make(seeds: Sequence[int]) -> Connected:
+        model = (Normalised if norms else Connected)(sizes, teacher.sizes[1:-1], seeds)
+        if isinstance(model, Normalised):
+            model.norms = norms
+        return model
+
+    students = pd.DataFrame({"seed": [seed] * len(weights)})
+    run = fitting(task, students, make, objective, epochs=epochs, threads=1)
     every, high = max(1, epochs // CHECKS), torch.full((len(weights),), -1.0)
     for epoch, state in enumerate(run, 1):
         if epoch % every == 0:
@@ -224,4 +297,15 @@ def measured(task: Task, model: Connected, teacher: MLP, way: Any, weights: Tens
             "teacher_slope": torch.linalg.matrix_norm(slopes(teacher, x[:500]), ord=2).mean(1).expand(len(weights)),
             "estimate": own / lipschitz.transmitting_estimate(theirs[0], theirs[1]),
             "share": term.detach() / (loss + term).detach(),
+        }
+
+
+def yardsticks(model: Connected, x: Tensor) -> dict[str, Tensor]:
+    """The product of the layers' norms, and the geometric mean of the hidden maps' mean squares, each (F,)."""
+    with torch.no_grad():
+        layers = model.layers()[: len(model.sizes) - 1]
+        maps = lipschitz.features(model, x.expand(len(model.seeds), -1, -1))[:-1]
+        return {
+            "product": torch.stack([lipschitz.spectral_norm(w) for w, _ in layers]).prod(0),
+            "energy": torch.stack([m.square().mean((1, 2)) for m in maps]).log().mean(0).exp(),
         }
