@@ -46,7 +46,9 @@ LONG = {"A": 850, "A, own features alone": 850, "B": 500}  # steps of every stud
 NETS = 20
 STUDENTS = {"A": 20, "A, own features alone": 6, "B": 4}
 SHARES = {"": 0.0, "5 % single-view": 0.05, "10 % single-view": 0.1, "a third single-view": 1 / 3}
-grid = {"draw": range(10, 20), "setting": ["A", "A, own features alone", "A, changed", "B"]}
+SETTINGS = ["A", "A, own features alone", "A, changed", "B"]
+ALL = [(draw, setting) for draw in range(10, 20) for setting in SETTINGS if (draw, setting) != (13, "B")]  # the time ran out
+grid = pd.DataFrame(ALL, columns=["draw", "setting"])
 
 
 def settled(run: Iterator[Progress], task: Task, stop: float = STOP) -> Fleet:

@@ -28,7 +28,7 @@ from kdlib.mechanisms.ensembles import ensembles
 from kdlib.models import CNN, FleetModel
 
 FAMILIES = ["vehicles_1", "large_carnivores", "trees", "household_furniture"]
-SIZES = {"digits": (160, 240), "CIFAR-100, 20 classes": (320, 680)}  # images to train, 16 a class or so, and to validate
+SIZES = {"digits": (160, 240), "CIFAR-100, 20 classes": (320, 680)}  # 16 a class to train, the rest to validate
 POOL, LENGTHS, T, GENERATIONS = 16, [20, 40], 4.0, 3
 SETTINGS: dict[str, Any] = {"batch_size": 32, "lr": 1e-2}
 grid = {"where": list(SIZES), "seed": range(20)}
@@ -55,9 +55,13 @@ class Trained:
 
     def __init__(self, task: Task, recipes: list[Recipe], seeds: list[int], lengths: list[int]) -> None:
         size = (task.x_train.shape[1], 8, 16, 32)
-        networks = train(task, recipes, seeds=seeds, model=partial(CNN, size, task.num_classes), epochs=lengths, **SETTINGS)
+        networks = train(
+            task, recipes, seeds=seeds, model=partial(CNN, size, task.num_classes), epochs=lengths, **SETTINGS
+        )
         frame = networks.evaluate(task)
-        frame = frame.assign(**{k: v for k, v in {"recipe": recipes[0].name, "epochs": lengths[0]}.items() if k not in frame})
+        frame = frame.assign(
+            **{k: v for k, v in {"recipe": recipes[0].name, "epochs": lengths[0]}.items() if k not in frame}
+        )
         self.best = fleet.chosen(frame)
         rows = self.best[["recipe", "seed", "epochs"]].merge(frame.reset_index(), how="left")["index"].tolist()
         self.model = networks.model
