@@ -21,8 +21,7 @@ from kdlib import Fleet, Recipe, Task, fleet, train
 from kdlib.mechanisms.ensembles import ensembles
 
 T = 4.0  # temperature of all students
-SEEDS = {"random features, 30": 20, "mixture, 300": 20, "mixture, 3000": 12}
-grid = pd.DataFrame([(where, seed) for where, n in SEEDS.items() for seed in range(n)], columns=["where", "seed"])
+grid = {"where": ["random features, 30", "mixture, 300", "mixture, 3000"], "seed": range(20)}
 
 
 def on_features(seed: int, width: int) -> pd.DataFrame:
