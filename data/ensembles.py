@@ -47,9 +47,7 @@ NETS = 20
 STUDENTS = {"A": 20, "A, own features alone": 6, "B": 4}
 SHARES = {"": 0.0, "5 % single-view": 0.05, "10 % single-view": 0.1, "a third single-view": 1 / 3}
 SETTINGS = ["A", "A, own features alone", "A, changed", "B"]
-MISSING = [(13, "B")]  # the time set aside ran out
-ALL = [(draw, setting) for draw in range(10, 20) for setting in SETTINGS if (draw, setting) not in MISSING]
-grid = pd.DataFrame(ALL, columns=["draw", "setting"])
+grid = {"draw": range(10, 20), "setting": SETTINGS}
 
 
 def settled(run: Iterator[Progress], task: Task, stop: float = STOP) -> Fleet:
