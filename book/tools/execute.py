@@ -160,8 +160,8 @@ def run_chapters(
     """Run the chapters whose stored result is out of date, `jobs` at a time, with a line for each.
 
     A failing chapter does not stop the others: each good result is stored as soon as it is there. In the page profile
-    chapters run one at a time, since they are measured. A run over its budget that something from outside disturbed is
-    run once more; a stored one over its budget is out of date.
+    chapters run one at a time, since they are measured. A run over its budget is run once more, and the second
+    counts; a stored one over its budget is out of date.
     ``folder`` stores somewhere else than ``_build/chapters``. ValueError for an unknown profile or name, a number of
     jobs that does not fit, or a root without kdlib.
     """

@@ -234,7 +234,7 @@ def idle_worker(monkeypatch):
 
 
 @pytest.mark.usefixtures("idle_worker")
-def test_a_disturbed_run_is_measured_again_once_and_a_stored_one_over_budget_too(tiny, monkeypatch):
+def test_a_run_over_budget_is_measured_again_once_and_a_stored_one_too(tiny, monkeypatch):
     disturbed, fine, slow = Usage(130, 55, 110, 500), Usage(50, 50, 50, 500), Usage(70, 70, 70, 500)
     given: list[Usage] = []
     ages: list[float] = []
@@ -258,7 +258,11 @@ def test_a_disturbed_run_is_measured_again_once_and_a_stored_one_over_budget_too
     assert state == "run" and said.count("measured again") == 1
     assert run()[0] == "cached"
     tiny.chapter("a", cell("3"))
-    assert run(slow)[0] == "run"  # not disturbed, so not measured again ...
+    state, said = run(slow, fine)  # nobody disturbed it, and the second counts
+    assert state == "run" and said.count("measured again") == 1
+    assert run()[0] == "cached"
+    tiny.chapter("a", cell("5"))
+    assert run(slow, slow)[0] == "run"  # not a third time ...
     assert run(fine)[0] == "run"  # ... in this build, but in the next
     assert run()[0] == "cached"
     tiny.chapter("a", cell("4"))
