@@ -4,8 +4,7 @@
 
 A point is one draw of the data under one heading. "A": multi-view images to train on. "A, own features alone": the same without
 features of other classes in the training images. "A, changed": one thing changed at a time, and the exponent together with the share
-of single-view images to train on. "B": longer noise, and 5 % single-view images to train on; ten times the cost of "A", so fewer
-students.
+of single-view images to train on. "B": longer noise, and 5 % single-view images to train on.
 """
 
 from __future__ import annotations
@@ -43,8 +42,7 @@ DATA: dict[str, dict[str, Any]] = {
     "B": {"dimension": 800, "noise": 0.6, "other": (0.2, 0.4), "single_train": 0.05},
 }
 LONG = {"A": 850, "A, own features alone": 850, "B": 500}  # steps of every student and of its control
-NETS = 20
-STUDENTS = {"A": 20, "A, own features alone": 6, "B": 4}
+NETS = STUDENTS = 20
 SHARES = {"": 0.0, "5 % single-view": 0.05, "10 % single-view": 0.1, "a third single-view": 1 / 3}
 SETTINGS = ["A", "A, own features alone", "A, changed", "B"]
 grid = {"draw": range(10, 20), "setting": SETTINGS}
@@ -94,7 +92,7 @@ def trained(recipe: str, fleet: Fleet, task: Task) -> pd.DataFrame:
 
 def taught(task: Task, setting: str, seed: int) -> list[pd.DataFrame]:
     """Networks, their ensembles, and students: of the ensemble, of one network, and of the controls."""
-    many, few, long = NETS, STUDENTS[setting], LONG[setting]
+    many, few, long = NETS, STUDENTS, LONG[setting]
     y, k = task.y_train, task.num_classes
     # other networks on every draw: what one learns hangs on how it starts
     own = range(100 * seed, 100 * seed + many + few)
@@ -102,8 +100,8 @@ def taught(task: Task, setting: str, seed: int) -> list[pd.DataFrame]:
     z, v = nets.predict(task.x_test), nets.predict(task.x_train)
     frames = [trained("one network", nets, task)]
     for size in SIZES:
-        frames.append(rows(f"ensemble of {size}", ensembles(z[:many], size), ensembles(v[:many], size), task))
-    pairs = [(logits[:few] + logits[many:]) / 2 for logits in (z, v)]
+        frames.append(rows(f"ensemble of {size}", ensembles(z, size), ensembles(v, size), task))
+    pairs = [(logits[:few] + logits[many:]) / 2 for logits in (z, v)]  # students start as the twins do
     frames.append(rows("teacher and twin", pairs[0], pairs[1], task))
 
     teachers = ensembles(v[:many], 10).repeat_interleave(-(-few // 2), 0)[:few]  # half of the students each
@@ -122,17 +120,17 @@ def taught(task: Task, setting: str, seed: int) -> list[pd.DataFrame]:
     for name, objective in recipes.items():
         students = learn(task, own[many:], objective, long, 0.0)
         frames.append(trained(name, students, task))
-        if name == "of the ensemble, regression" and few >= 4:
+        if name == "of the ensemble, regression":
             both = (ensembles(students.predict(x), 4) for x in (task.x_test, task.x_train))
             frames.append(rows("ensemble of 4 students", *both, task))
     if setting == "A":
-        frames += together(task, nets, 100 * seed)
+        frames += together(task, nets, 1000 * seed)
     return frames
 
 
 def together(task: Task, nets: Fleet, first: int) -> list[pd.DataFrame]:
     """What has as many neurons as an ensemble of ten: trained jointly, one wide network, and the mean of the weights."""
-    joint = learn(task, range(first, first + 40), on_labels(task, STOP, members=10), 600, coupled=10)
+    joint = learn(task, range(first, first + 10 * NETS), on_labels(task, STOP, members=10), 600, coupled=10)
     z, v = (ensembles(joint.predict(x), 10) for x in (task.x_test, task.x_train))
     frames = [rows("ten trained as one", z, v, task)]
     wide = learn(task, range(first, first + 4), on_labels(task, STOP), 400, width=120)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kdlib import data
 from kdlib.data.images import cifar100
+from kdlib.fleet.settings import adamw
 from kdlib.losses import cross_entropy
 from kdlib.mechanisms import meta
 from kdlib.models import CNN, MLP, FleetModel
@@ -28,7 +29,13 @@ SEEDS = range(20)
 MARKS = (75, 150, 300)  # steps at which students are scored
 RATES = (3e-4, 1e-3)  # of the teacher
 ON_IMAGES = (1e-4, 3e-4)  # the paper's; at 1e-3 such a teacher collapses
-EARLIER = {"right quiz": (1e-5, 3e-4), "wrong quiz": (1e-5, 3e-4), "random labels": (1e-5, 1e-4)}
+EARLIER = {
+    "right quiz": (1e-5, 3e-4),
+    "wrong quiz": (1e-5, 3e-4),
+    "random labels": (1e-5, 1e-4),
+    "any labels": (1e-5, 1e-4),
+}
+NOISE = {"random labels": "other", "any labels": "any"}
 SCHEDULES: dict[str, dict[str, Any]] = {"late start": {"start": 0.5}, "cooling": {"cooling": 0.01}}
 FAMILIES = ["vehicles_1", "large_carnivores", "trees", "household_furniture"]  # 20 classes of CIFAR-100
 CHANGES: list[dict[str, Any]] = [
@@ -87,16 +94,17 @@ class World:
             return (model.each(self.x[:, rows]).argmax(-1) == y[:, rows]).float().mean(1)
 
 
-def wrong(right: Tensor, seed: int, share: float, random: bool = False, family: int = 10) -> Tensor:
-    """Labels (N,) of which a share is another in its family: the next class, or any other one."""
+def wrong(right: Tensor, seed: int, share: float, noise: str = "next", family: int = 10) -> Tensor:
+    """Labels (N,) of which a share is drawn anew in its family: the next class, any other one, or any, the right one too."""
     g = torch.Generator().manual_seed(7000 + seed)
     hit = torch.rand(len(right), generator=g) < share
-    step = torch.randint(1, 10, (len(right),), generator=g) if random else torch.ones_like(right)
+    first = {"next": None, "other": 1, "any": 0}[noise]
+    step = torch.ones_like(right) if first is None else torch.randint(first, 10, (len(right),), generator=g)
     place = right % family
     return torch.where(hit, right - place + (place + step) % family, right)
 
 
-def gaussians(n: int = 3300, random: bool = False, early: int = 300) -> World:
+def gaussians(n: int = 3300, noise: str = "next", early: int = 300) -> World:
     """Ten classes in 20 dimensions, their means and all examples drawn anew for each seed."""
     drawn = []
     for seed in SEEDS:
@@ -104,7 +112,7 @@ def gaussians(n: int = 3300, random: bool = False, early: int = 300) -> World:
         means = 0.757 * torch.randn(10, 20, generator=g, dtype=torch.float32)
         right = torch.randint(10, (n,), generator=g)
         x = means[right] + torch.randn(n, 20, generator=g, dtype=torch.float32)
-        drawn.append((x, right, wrong(right, seed, 0.4 if random else 0.45, random)))
+        drawn.append((x, right, wrong(right, seed, 0.45 if noise == "next" else 0.4, noise)))
     return World(*map(torch.stack, zip(*drawn, strict=True)), early=early)
 
 
@@ -260,25 +268,55 @@ def main_run(
 
 
 def stream() -> Contest:
-    """A teacher that is a table, over 8,000 examples shown once and then twice more: static, without the pilot and with it."""
+    """A teacher that is a table, over 8,000 examples shown once and then twice more, in a new order every time or in one order.
+
+    Static, without the pilot and with it; and static tables with the quiz: by a teacher of equal data, whose student finds the
+    quiz among its examples, and by one tuned on it.
+    """
     whole = gaussians(11300, early=800)
+    mixed = whole.given.clone()
+    mixed[:, whole.quiz] = whole.right[:, whole.quiz]
     early = on_labels(whole, whole.both, whole.given)
-    lesson = slice(3300, 11300)
-    x, y = whole.x[:, lesson], whole.given[:, lesson]
-    number = torch.arange(8000, dtype=torch.float32).expand(len(SEEDS), 8000).unsqueeze(-1)
+    shown = list(range(3300, 11300))
     world = World(*(t[:, :3300] for t in (whole.x, whole.right, whole.given)))
     here = Contest(world, world.right, (125, 375), [])
-    with torch.no_grad():
-        said = early.each(x)
-    for recipe, mu, pilot in (("static", 0.0, True), ("no pilot", 2000.0, False), ("meta", 2000.0, True)):
-        run = meta.train(
-            world.net(8), meta.Table(said, early.seeds), x, y, world.x[:, world.quiz], world.right[:, world.quiz],
-            steps=375, rate=2.0, teacher_lr=mu, teacher_optimiser=torch.optim.SGD, pilot=pilot, teacher_x=number,
+
+    def run(
+        recipe: str, teacher: FleetModel, rows: list[int], lengths: list[int], mu: float = 0.0, pilot: bool = True
+    ) -> None:
+        x, number = whole.x[:, rows], torch.arange(len(rows), dtype=torch.float32).expand(len(SEEDS), -1).unsqueeze(-1)
+        with torch.no_grad():
+            said = meta.Table(teacher.each(x), teacher.seeds)
+        quiz = (world.x[:, world.quiz], world.right[:, world.quiz]) if mu else ()
+        states = passes(
+            lengths, world.net(8), said, x, mixed[:, rows], *quiz,
+            rate=2.0, teacher_lr=mu, teacher_optimiser=torch.optim.SGD, pilot=pilot, teacher_x=number,
         )  # fmt: skip
-        for frame in scored(run, world, world.right, here.marks):
-            about = {"recipe": recipe, "mu": mu, "temperature": 3.0, "alpha": 0.9, "width": 8}
-            here.rows.append(frame.assign(**about))
+        about: dict[str, Any] = {"recipe": recipe, "mu": mu, "temperature": 3.0, "alpha": 0.9, "width": 8}
+        here.rows += [frame.assign(**about) for frame in scored(states, world, world.right, here.marks)]
+
+    for order, lengths in {"": [375], ", one order": [125] * 3}.items():
+        run("static" + order, early, shown, lengths)
+        run("no pilot" + order, early, shown, lengths, 2000.0, pilot=False)
+        run("meta" + order, early, shown, lengths, 2000.0)
+    run("equal data", on_labels(whole, whole.both, mixed), [*range(700, 1000), *shown], [375])
+    run("tuned teacher", on_labels(whole, whole.quiz, whole.right, early), shown, [375])
     return here
+
+
+def passes(lengths: list[int], *networks_and_data: Any, **how: Any) -> Iterator[meta.Step]:
+    """`meta.train` again and again with one optimiser of the student, each time from the start of its data order."""
+    kept: list[torch.optim.Optimizer] = []
+
+    def optimiser(params: Any, **settings: Any) -> torch.optim.Optimizer:
+        kept.extend([] if kept else [adamw(params, **settings)])
+        return kept[0]
+
+    done = 0
+    for length in lengths:
+        for state in meta.train(*networks_and_data, steps=length, optimiser=optimiser, **how):
+            yield replace(state, step=done + state.step)
+        done += length
 
 
 def changes() -> Contest:
@@ -306,7 +344,7 @@ def experiment(setting: str) -> pd.DataFrame:
         world = handwritten()
         here = main_run(world, world.right)
     else:
-        world = gaussians(random=kind == "random labels", early=1200 if where else 300)
+        world = gaussians(noise=NOISE.get(kind, "next"), early=1200 if where else 300)
         trusted = world.right if kind == "right quiz" else world.given
         if where:
             here = main_run(world, trusted, (1000,), EARLIER[kind])
