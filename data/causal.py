@@ -23,7 +23,7 @@ from torch import Tensor
 from kdlib import Fleet, Task, _seeds, data
 from kdlib.data import causal
 from kdlib.data.causal import Shift, random_dag, spurious_child
-from kdlib.fleet import fitting
+from kdlib.fleet import early_stopped, fitting
 from kdlib.fleet.engine import Progress
 from kdlib.mechanisms.causal import log_likelihood, on_values, plug_in_distance
 from kdlib.models import MLP
@@ -46,17 +46,8 @@ THERE = ["flips", "noisy", "covariate", "all", "one", "regime"]
 
 def best(run: Iterator[Progress], task: Task) -> Fleet:
     """Each network as it was after the epoch that validation data choose."""
-    low: Tensor | None = None
-    for state in run:
-        fleet = state.fleet
-        z = fleet.predict(task.extra["x_validation"]).squeeze(-1)
-        held = (z - task.extra["y_validation"]).square().mean(1)
-        if low is None:
-            low, kept = held, fleet.model.flat.data.clone()
-        better = held < low
-        low, kept[better] = torch.minimum(low, held), fleet.model.flat.data[better]
-    fleet.model.flat.data.copy_(kept)
-    return fleet
+    x, y = task.extra["x_validation"], task.extra["y_validation"]
+    return early_stopped(run, lambda fleet: (fleet.predict(x).squeeze(-1) - y).square().mean(1))[0]
 
 
 def networks(task: Task, widths: tuple[int, ...], seeds: Any, noise: Tensor | None = None, **how: Any) -> Fleet:

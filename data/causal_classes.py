@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kdlib import Fleet, Task, _seeds, data, losses
 from kdlib.data.causal import Shift, draw, spurious_child
-from kdlib.fleet import fitting
+from kdlib.fleet import early_stopped, fitting
 from kdlib.mechanisms.causal import class_score
 from kdlib.models import MLP, FleetModel
 
@@ -83,14 +83,8 @@ def candidates(task: Task, seed: int) -> Fleet:
     model, train = padded(seeds, [own for own in WIDTHS.values() for _ in range(EACH)])
     how: dict[str, Any] = {"epochs": 60, "batch_size": 64, "lr": 3e-3, "threads": 1}
     run = fitting(task, seeds, lambda seeds: model, on_classes(task, noise, seed), trainable=train, **how)
-    low, kept = torch.full((len(noise),), torch.inf), model.flat.data.clone()
-    for state in run:
-        fleet = state.fleet
-        loss = held(fleet.predict(task.extra["x_validation"]), task.extra["y_validation"])
-        better = loss < low
-        low, kept[better] = torch.minimum(low, loss), fleet.model.flat.data[better]
-    fleet.model.flat.data.copy_(kept)
-    return fleet
+    x, y = task.extra["x_validation"], task.extra["y_validation"]
+    return early_stopped(run, lambda fleet: held(fleet.predict(x), y))[0]
 
 
 def experiment(seed: int) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kdlib import Fleet, Recipe, Task, data, train
 from kdlib.data.causal import Shift, spurious_child
-from kdlib.fleet import fitting
+from kdlib.fleet import early_stopped, fitting
 from kdlib.fleet.engine import Progress
 from kdlib.levels.split import lattice, permuted_targets
 from kdlib.mechanisms.causal import fitted, on_values
@@ -36,16 +36,7 @@ NUMBERS = ["share", "epochs", "source", "flips", "val_accuracy"]
 
 def best(run: Iterator[Progress], x: Tensor, wanted: Tensor) -> Fleet:
     """Each network as it was after the epoch at which it was nearest to its row of `wanted (F, n)` on held-out inputs x."""
-    low: Tensor | None = None
-    for state in run:
-        fleet = state.fleet
-        held = (fleet.predict(x).squeeze(-1) - wanted).square().mean(1)
-        if low is None:
-            low, kept = held, fleet.model.flat.data.clone()
-        better = held < low
-        low, kept[better] = torch.minimum(low, held), fleet.model.flat.data[better]
-    fleet.model.flat.data.copy_(kept)
-    return fleet
+    return early_stopped(run, lambda fleet: (fleet.predict(x).squeeze(-1) - wanted).square().mean(1))[0]
 
 
 def learnt(task: Task, seeds: Any, wanted: Tensor, targets: Tensor | None = None, noise: Tensor | None = None) -> Fleet:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from kdlib import Recipe, Task, _seeds, data, train
-from kdlib.fleet import fitting
+from kdlib.fleet import early_stopped, fitting
 from kdlib.losses import cross_entropy, kd_loss
 from kdlib.mechanisms import lipschitz
 from kdlib.models import MLP, FleetModel
@@ -253,21 +253,12 @@ def taught(
 
     students = pd.DataFrame({"seed": [seed] * len(weights)})
     run = fitting(task, students, make, objective, epochs=epochs, threads=1)
-    every, high = max(1, epochs // CHECKS), torch.full((len(weights),), -1.0)
-    for epoch, state in enumerate(run, 1):
-        if epoch % every == 0:
-            said = state.fleet.predict(task.extra["x_validation"])
-            right = (said.argmax(-1) == task.extra["y_validation"]).float().mean(1)
-            flat = state.fleet.model.flat.data
-            if epoch == every:
-                kept, best = flat.clone(), [epoch] * len(weights)
-            better = right > high
-            high[better], kept[better] = right[better], flat[better]
-            best = [epoch if b else e for b, e in zip(better.tolist(), best, strict=True)]
-    model = state.fleet.model
-    model.flat.data.copy_(kept)
-    assert isinstance(model, Connected)
-    return model, best
+    x, y = task.extra["x_validation"], task.extra["y_validation"]
+    fleet, best = early_stopped(
+        run, lambda fleet: (fleet.predict(x).argmax(-1) != y).float().mean(1), every=max(1, epochs // CHECKS)
+    )
+    assert isinstance(fleet.model, Connected)
+    return fleet.model, best
 
 
 def measured(task: Task, model: Connected, teacher: MLP, way: Any, weights: Tensor) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from kdlib import Recipe, Task, _seeds, train
 from kdlib.data.images import cifar100, digits
-from kdlib.fleet import fitting
+from kdlib.fleet import early_stopped, fitting
 from kdlib.losses import cross_entropy, kd_loss
 from kdlib.mechanisms import lipschitz
 from kdlib.models import CNN, FleetModel
@@ -264,21 +264,12 @@ def best(task: Task, way: Way, weights: Tensor, seed: int, epochs: int) -> tuple
         task, pd.DataFrame({"seed": [seed] * len(weights)}), lambda seeds: Student(channels, THEIRS, k, seeds), objective,
         epochs=epochs, batch_size=BATCH, lr=1e-2, threads=1,
     )  # fmt: skip
-    every, high = max(1, epochs // 12), torch.full((len(weights),), -1.0)
-    for epoch, state in enumerate(run, 1):
-        if epoch % every == 0:
-            said = state.fleet.predict(task.extra["x_validation"])
-            now = (said.argmax(-1) == task.extra["y_validation"]).float().mean(1)
-            flat = state.fleet.model.flat.data
-            if epoch == every:
-                kept, chosen = flat.clone(), [epoch] * len(weights)
-            better = now > high
-            high[better], kept[better] = now[better], flat[better]
-            chosen = [epoch if b else e for b, e in zip(better.tolist(), chosen, strict=True)]
-    model = state.fleet.model
-    model.flat.data.copy_(kept)
-    assert isinstance(model, Student)
-    return model, chosen
+    x, y = task.extra["x_validation"], task.extra["y_validation"]
+    fleet, chosen = early_stopped(
+        run, lambda fleet: (fleet.predict(x).argmax(-1) != y).float().mean(1), every=max(1, epochs // 12)
+    )
+    assert isinstance(fleet.model, Student)
+    return fleet.model, chosen
 
 
 def measured(task: Task, lesson: Lesson, model: Student, way: Way, weights: Tensor, step: float) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from kdlib.fleet.recipe import Recipe
 from kdlib.fleet.result import Fleet, chosen, scores
 from kdlib.fleet.run import fit, fitting, train, training
 from kdlib.fleet.settings import adamw
+from kdlib.fleet.stopping import early_stopped
 
 __all__ = [
     "Fleet",
@@ -14,6 +15,7 @@ __all__ = [
     "Recipe",
     "adamw",
     "chosen",
+    "early_stopped",
     "fit",
     "fitting",
     "scores",
