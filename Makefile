@@ -71,7 +71,7 @@ figures: $(READY) ## open the figures that move as apps without code (needs voil
 bench: $(READY) ## measure the fleet against ordinary training
 	@$(RUN) -m pytest tests/benchmarks --benchmark-enable
 
-mutants: $(READY) ## plant small slips in losses, levels and claims, and count those that a test notices
+mutants: $(READY) ## plant small slips in losses, levels, mechanisms and claims, and count those that a test notices
 	@$(RUN) tests/mutants.py
 
 course: book ## write students' edition, assignments and autograders to _build/course

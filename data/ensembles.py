@@ -133,10 +133,11 @@ def together(task: Task, nets: Fleet, first: int) -> list[pd.DataFrame]:
     joint = learn(task, range(first, first + 10 * NETS), on_labels(task, STOP, members=10), 600, coupled=10)
     z, v = (ensembles(joint.predict(x), 10) for x in (task.x_test, task.x_train))
     frames = [rows("ten trained as one", z, v, task)]
-    wide = learn(task, range(first, first + 4), on_labels(task, STOP), 400, width=120)
+    wide = learn(task, range(first, first + NETS), on_labels(task, STOP), 400, width=120)
     frames.append(trained("ten times as wide", wide, task))
-    mean = averaged(nets, 10)[:2]
-    weights = Fleet(MultiViewNet(5, 12, nets.model.inputs, [0, 1], flat=mean), pd.DataFrame({"seed": [0, 1]}))
+    mean = averaged(nets, 10)
+    seeds = range(len(mean))
+    weights = Fleet(MultiViewNet(5, 12, nets.model.inputs, seeds, flat=mean), pd.DataFrame({"seed": seeds}))
     return [*frames, trained("mean weights of 10", weights, task)]
 
 

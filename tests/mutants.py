@@ -1,6 +1,6 @@
 """Do the tests notice a slip? Plant small ones in the library's mathematics, one at a time, and count those that a test fails on.
 
-    python tests/mutants.py [NUMBER]    a sample, the same every time (120), or as many as there are
+    python tests/mutants.py [NUMBER] [MODULE ...]    a sample, the same every time (120), or as many as there are
 
 A slip changes one operator, comparison, number or reduction of one module, and runs the tests of that module. Survivors
 are printed: each is either a missing test or no slip at all (an equivalent formula, a constant of no consequence).
@@ -8,6 +8,7 @@ are printed: each is either a missing test or no slip at all (an equivalent form
 
 from __future__ import annotations
 
+import argparse
 import ast
 import contextlib
 import importlib
@@ -30,11 +31,13 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 LOSSES = ["tests/losses/test_kd.py", "tests/losses/test_modern.py", "tests/losses/test_contract.py"]
 LEVELS = ("universe", "domain", "instance", "split", "failures", "museum")
+MECHANISMS = ("causal", "ensembles", "lipschitz", "meta", "sampling")
 TESTS = {
     "kdlib.losses._arguments": LOSSES,
     "kdlib.losses.kd": LOSSES,
     "kdlib.losses.modern": LOSSES,
     **{f"kdlib.levels.{name}": [f"tests/levels/test_{name}.py"] for name in LEVELS},
+    **{f"kdlib.mechanisms.{name}": [f"tests/mechanisms/test_{name}.py"] for name in MECHANISMS},
     "kdlib.claims": ["tests/test_claims.py"],
 }
 SWAPS: dict[Any, Any] = {
@@ -111,7 +114,7 @@ def verdict(slip: Slip | str) -> tuple[str, int]:
         return words, int(pytest.main([*options, *TESTS[module]]))
 
 
-def main(number: int) -> int:
+def main(number: int, modules: list[str]) -> int:
     """Print the survivors of a sample and the score; 1 if the tests fail without any slip."""
     for heavy in ("pandas", "scipy.stats", "seaborn", "sklearn", "torch"):
         importlib.import_module(heavy)  # once, before the processes part
@@ -126,13 +129,13 @@ def main(number: int) -> int:
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     trees = {
-        module: ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")) for module in TESTS
+        module: ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")) for module in modules
     }
     slips = [(module, i) for module, tree in trees.items() for i in range(len(list(places(tree))))]
     sample = random.Random(0).sample(slips, min(number, len(slips)))
     noticed = 0
     with multiprocessing.get_context("fork").Pool(os.cpu_count(), maxtasksperchild=1) as pool:
-        for module, code in pool.imap_unordered(verdict, TESTS):
+        for module, code in pool.imap_unordered(verdict, modules):
             if code:
                 print(f"the tests of {module} fail as they are (pytest's exit code {code})", file=sys.stderr)
                 return 1
@@ -145,4 +148,12 @@ def main(number: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 120))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("number", nargs="?", type=int, default=120, help="slips to plant")
+    parser.add_argument("module", nargs="*", help="where; all of those with tests of their own if none is named")
+    given = parser.parse_args()
+    if given.number < 1:
+        parser.error(f"NUMBER must be at least 1, got {given.number}")
+    if unknown := set(given.module) - TESTS.keys():
+        parser.error(f"MODULE must be among {', '.join(TESTS)}; got {', '.join(sorted(unknown))}")
+    sys.exit(main(given.number, given.module or list(TESTS)))

@@ -238,10 +238,10 @@ def test_rows_of_ensembles_trained_anew_are_the_same(
 ) -> None:
     """One student of each kind; a network that crosses a decision somewhere else moves an error by an image of 500 or so."""
     module = program("ensembles")
-    monkeypatch.setitem(module.STUDENTS, "A, own features alone", 1)
+    monkeypatch.setattr(module, "STUDENTS", 1)
     anew = trained_anew(module, [{"draw": draw, "setting": "A, own features alone"}], tmp_path)
     apart = differences("ensembles", anew).fillna(0)
-    assert len(apart) == 21 + 10 + 6 + 4 + 2 + 1 + 4
+    assert len(apart) == 21 + 10 + 7 + 4 + 2 + 1 + 4
     assert (apart["single"] <= 0.02).all() and (apart[["multi", "train"]] == 0).all(axis=None), apart.max()
     assert (apart[["views", "lopsided", "foretold"]] <= 0.2 + 1e-6).all(axis=None) and apart["views"].mean() < 0.02
     known = table("ensembles")
