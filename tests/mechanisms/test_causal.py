@@ -145,6 +145,8 @@ def test_exhibits_are_loved(exhibit: str) -> None:
         assert ell[1] == pytest.approx(at_floor)
     if exhibit == "line of a parent":
         assert f[1].mean() == pytest.approx(float(honest.mean())) and f[1].std() == pytest.approx(float(honest.std()))
+        first = FRAME[next(GRAPH.predecessors("Y"))].to_numpy()
+        assert np.corrcoef(f[1], first)[0, 1] == pytest.approx(1)  # not turned round
     if exhibit == "copy of a child":
         assert f[1].tolist() == FRAME["S"].tolist()
     distance = plug_in_distance(GRAPH, FRAME, "Y", f, SOURCE)
@@ -156,8 +158,18 @@ def test_the_floor_is_a_floor() -> None:
     for floor in (1e-3, 1e-6):
         ell = log_likelihood(GRAPH, FRAME, "Y", flat, terms="target", floor=floor)
         assert ell.item() == pytest.approx(-30 * (math.log(2 * math.pi * floor) + 1))
-    with pytest.raises(ValueError, match="floor must be positive: candidate 0 leaves 'Y' a residual variance of 0"):
-        log_likelihood(GRAPH, FRAME, "Y", flat, terms="target", floor=0.0)
+    for several, first in ((flat, 0), (torch.cat([F[:1], flat]), 1)):
+        message = f"floor must be positive: candidate {first} leaves 'Y' a residual variance of 0"
+        with pytest.raises(ValueError, match=message):
+            log_likelihood(GRAPH, FRAME, "Y", several, terms="target", floor=0.0)
+
+
+def test_the_unit_of_a_column_does_not_matter() -> None:
+    """To anything but the floor: grams or tonnes, a regression is as well determined."""
+    scaled = FRAME.assign(A=1e-9 * FRAME["A"], B=1e9 * FRAME["B"])
+    assert torch.allclose(
+        log_likelihood(GRAPH, scaled, "Y", F, terms="target"), log_likelihood(GRAPH, FRAME, "Y", F, terms="target")
+    )
 
 
 def test_the_score_of_classes_is_a_divergence() -> None:
@@ -204,6 +216,9 @@ def test_noise_on_a_shortcut_teaches_to_do_without_it() -> None:
         ],
         atol=1e-5,
     )
+    index = torch.arange(9).expand(4, -1)
+    squares = (fleet.predict(task.x_train[:9]).squeeze(-1) - task.y_train[:9]).square().mean(1)
+    assert torch.allclose(causal.on_values(task)(fleet.model, task.x_train[index], index), squares)
     targets = torch.stack([task.x_train[:, 0], -task.x_train[:, 1]])
     taught = fit(task, 4, make, causal.on_values(task, targets), epochs=100, batch_size=64, lr=0.03)
     wanted = torch.tensor([[1.0, 0, 0, 0], [0, -1.0, 0, 0]]).repeat(2, 1)

@@ -43,6 +43,31 @@ def test_the_activation_is_its_formula_and_its_slope_is_that_of_the_formula(q: i
     assert slope.numpy()[smooth] == pytest.approx(((ahead - behind) / (2 * step))[smooth], abs=1e-6)
 
 
+def test_settings_that_are_not_given_are_the_networks_and_the_rules_own(task: Task) -> None:
+    z = torch.linspace(-1, 4, 97, dtype=torch.float64)
+    assert torch.equal(ensembles.smoothed_relu(z), ensembles.smoothed_relu(z, 4, 0.5))
+    rule = CappedDescent([torch.zeros(1, 5, requires_grad=True)], inputs=4)
+    assert (rule.param_groups[0]["lr"], rule.longest, rule.together) == (600.0, 0.1, 1)
+
+
+def test_a_step_is_capped_by_the_neuron_that_would_move_most_wherever_it_stands() -> None:
+    for last in (False, True):
+        w = torch.zeros(2, 3 * (4 + 1), requires_grad=True)
+        w.grad = torch.zeros(2, 15)
+        w.grad[0, 8 if last else 0] = 50.0  # of the last neuron, or the first
+        w.grad[1, 9] = 1e-6  # moves freely
+        w.grad[:, 14] = 7.0  # a bias counts for nothing
+        CappedDescent([w], inputs=4).step()
+        assert w[0, 8 if last else 0].item() == pytest.approx(-0.1)
+        assert w[0, 14].item() == pytest.approx(-7 * 0.1 / 50) and w[1, 9].item() == pytest.approx(-6e-4)
+
+
+def test_a_network_at_rest_has_no_loss(task: Task) -> None:
+    x, index = task.x_train.expand(1, -1, -1, -1), torch.arange(120).expand(1, -1)
+    assert on_labels(task)(NET([0]), x, index).item() == pytest.approx(np.log(5), abs=0.1)
+    assert on_labels(task, stop=2.0)(NET([0]), x, index).item() == 0
+
+
 def test_logits_are_sums_over_neurons_and_patches(task: Task) -> None:
     model = NET([3, 8], dtype=torch.float64)
     x = task.x_test[:4].double()

@@ -57,6 +57,10 @@ def test_a_cnn_is_less_steep_than_its_product() -> None:
         assert (lipschitz.local_norm(lambda rows, own=own: own(rows)[0], x) <= bound[f]).all()
     parts = [lipschitz.spectral_norm(w, image=(n, n)) for (w, _), n in zip(model.layers()[:2], (6, 3), strict=True)]
     torch.testing.assert_close(bound, parts[0] * parts[1] * lipschitz.spectral_norm(model.layers()[2][0]) / 3)
+    oblong, halved = lipschitz.product_bound(model, (6, 2)), [(6, 2), (3, 1)]
+    parts = [lipschitz.spectral_norm(w, image=n) for (w, _), n in zip(model.layers()[:2], halved, strict=True)]
+    last = lipschitz.spectral_norm(model.layers()[2][0])
+    torch.testing.assert_close(oblong, parts[0] * parts[1] * last / 3**0.5)  # the mean over 3 positions
 
 
 def steepest(model: MLP, x: Tensor) -> Tensor:
@@ -101,6 +105,8 @@ def test_the_overhaul_loss_leaves_out_what_is_shut_in_both() -> None:
     student = torch.tensor([[[0.0, -5.0, -1.0, 4.0]]])
     # wanted 1, -2, -3, 3: gaps -1, left out, 2, 1
     assert lipschitz.overhaul_loss(student, teacher).tolist() == [(1 + 0 + 4 + 1) / 4]
+    two = torch.tensor([[[-1.0, 2.0], [-8.0, 1.0]], [[-3.0, 1.0], [1.0, 1.0]]])  # margins -2 and -8, of a channel each
+    assert lipschitz.overhaul_loss(torch.zeros(2, 2, 2), two).tolist() == [(1 + 4 + 64 + 1) / 4, (4 + 1 + 1 + 1) / 4]
 
 
 def test_features_are_what_the_network_computes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -136,8 +137,13 @@ def test_a_step_says_what_either_teacher_asked_for(pilot: bool) -> None:
     (u,) = torch.autograd.grad(cross_entropy(student.apply(moved, qx), qy).mean(-1).sum(), moved)
     gained = ((last.taken - last.asked) * u).sum(1)
     assert (gained > 0).all() if pilot else torch.equal(last.taken, last.asked)
+    q = (student.apply(flat, x) / 3).log_softmax(-1)
+    for v, value in ((old, last.before), (new, last.after)):
+        p = (v / 3).softmax(-1)
+        divergence = torch.nn.functional.kl_div(q, p, reduction="none").sum(-1).mean(1)
+        assert torch.allclose(value, divergence, rtol=0, atol=1e-12)
     static = finished(*problem(3, 40)[:2], x, y, steps=1, teacher_lr=0.0)
-    assert torch.equal(static.asked, static.taken)
+    assert torch.equal(static.asked, static.taken) and static.before.isnan().all()
 
 
 @pytest.mark.parametrize("pilot", [True, False])
@@ -154,6 +160,30 @@ def test_one_pass_with_a_table_needs_the_pilot(pilot: bool) -> None:
     )
     assert not torch.equal(before, table.flat)
     assert torch.equal(student.flat, static.flat) is not pilot
+
+
+@pytest.mark.parametrize("start", [0.0, 0.2])
+def test_the_rate_cools_evenly_by_the_logarithm_from_the_start_to_the_last_step(start: float) -> None:
+    rates: list[float] = []
+
+    class Recorded(torch.optim.SGD):
+        def step(self, closure: object = None) -> None:  # type: ignore[override]
+            rates.append(self.param_groups[0]["lr"])
+
+    finished(
+        *problem(2, 40)[:2], *problem(2, 40)[2], steps=10, batch_size=8, start=start, cooling=0.01, teacher_lr=0.3,
+        teacher_optimiser=Recorded,
+    )  # fmt: skip
+    assert rates == pytest.approx(np.geomspace(0.3, 0.003, 10 - round(10 * start)).tolist())
+
+
+def test_a_batch_of_the_whole_quiz_is_the_quiz() -> None:
+    ends = []
+    for size in (None, 9):
+        student, teacher, batch = problem(2, 40)
+        last = finished(student, teacher, *batch, steps=4, batch_size=8, quiz_batch=size)
+        ends.append(torch.cat([last.quiz, teacher.flat.detach().flatten()]))
+    assert torch.allclose(*ends, rtol=0, atol=1e-9)
 
 
 def test_late_start_and_cooling() -> None:
@@ -187,6 +217,7 @@ def test_bad_input_is_named() -> None:
         ((student, teacher, x, y, qx[:, :0], qy[:, :0]), "quiz_x"),
         ((student, teacher, x, y, x[:, :3], y[:, :3]), "3 that are in both for student 0"),
         ((student, teacher, x, y), "quiz_x and quiz_y must be given"),
+        ((student, teacher, x, y, qx), "quiz_x and quiz_y must be given"),
         ((student, None, x, y), "teacher must be given"),
         ((student, teacher, x, y, qx, qy[:, 1:]), "quiz_y"),
     ):

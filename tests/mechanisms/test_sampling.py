@@ -171,6 +171,10 @@ class TestProposals:
         g = torch.nn.functional.normalize(g)
         p, q = t.softmax(0), z.softmax(0)
         least = float(sampling.least_variance(p, q, g, 5))
+        longer = g * torch.arange(1, 7, dtype=torch.float64).unsqueeze(1)  # the best proposal minds the lengths
+        own = (q - p).abs() * longer.norm(dim=1)
+        found = float(sampling.variance(p, q, own / own.sum(), longer, 5))
+        assert float(sampling.least_variance(p, q, longer, 5)) == pytest.approx(found, rel=1e-10)
         Q = sampling.difference(p, q)
         assert float(sampling.variance(p, q, Q, g, 5)) == pytest.approx(least, rel=1e-10)
 
