@@ -192,6 +192,8 @@ def test_selection_is_the_formula() -> None:
     assert select(scores, errors, weight=math.inf, keep=0.5).tolist() == [0, 2]
     assert select(scores, errors, weight=5.0).tolist() == [0]
     assert select(torch.zeros(4), errors, weight=0.0).tolist() == [1]  # a term that does not count may be equal
+    assert select(scores, torch.zeros(4), weight=math.inf).tolist() == [0]
+    assert normalised(torch.tensor([5.0, 3.0])).tolist() == [1, 0]  # two candidates are enough
 
 
 def test_another_candidate_changes_the_winner() -> None:
