@@ -40,10 +40,12 @@ SCHEDULES: dict[str, dict[str, Any]] = {"late start": {"start": 0.5}, "cooling":
 FAMILIES = ["vehicles_1", "large_carnivores", "trees", "household_furniture"]  # 20 classes of CIFAR-100
 CHANGES: list[dict[str, Any]] = [
     {"width": 4},
+    {"width": 16},
     {"width": 32},
     {"temperature": 1.0},
     {"temperature": 10.0},
     {"alpha": 0.1},
+    {"alpha": 0.5},
 ]
 SETTINGS = ["right quiz", "stream", "wrong quiz", "random labels", "digits", "changes"]
 SETTINGS += [f"earlier, {name}" for name in EARLIER]
@@ -322,7 +324,7 @@ def passes(lengths: list[int], *networks_and_data: Any, **how: Any) -> Iterator[
 def changes() -> Contest:
     """Other widths, temperatures and alphas, with a right quiz."""
     world = gaussians()
-    here, mixed, teachers = contest(world, world.right, MARKS[:2])
+    here, mixed, teachers = contest(world, world.right, MARKS)
     for how in CHANGES:
         here.run("static", teachers[0], **how)
         here.run("equal data", teachers[1], mixed, **how)
