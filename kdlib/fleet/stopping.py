@@ -28,7 +28,8 @@ def early_stopped(
             continue
         flat, now = state.fleet.model.flat.data, loss(state.fleet).detach()
         if fleet is None:
-            fleet, kept, epochs = state.fleet, flat.clone(), torch.full((len(flat),), state.epoch)
+            fleet, kept = state.fleet, flat.clone()
+            epochs = torch.full((len(flat),), state.epoch, dtype=torch.int64, device="cpu")
             low = torch.full((len(flat),), torch.inf, dtype=now.dtype, device=now.device)
         _check.shape("loss(fleet)", now, (len(flat),))
         better = now < low
