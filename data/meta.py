@@ -311,7 +311,8 @@ def passes(lengths: list[int], *networks_and_data: Any, **how: Any) -> Iterator[
     kept: list[torch.optim.Optimizer] = []
 
     def optimiser(params: Any, **settings: Any) -> torch.optim.Optimizer:
-        kept.extend([] if kept else [adamw(params, **settings)])
+        if not kept:
+            kept.append(adamw(params, **settings))
         return kept[0]
 
     done = 0

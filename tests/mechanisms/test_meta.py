@@ -166,14 +166,14 @@ def test_one_pass_with_a_table_needs_the_pilot(pilot: bool) -> None:
 def test_the_rate_cools_evenly_by_the_logarithm_from_the_start_to_the_last_step(start: float) -> None:
     rates: list[float] = []
 
-    class Recorded(torch.optim.SGD):
-        def step(self, closure: object = None) -> None:  # type: ignore[override]
-            rates.append(self.param_groups[0]["lr"])
+    def recorded(params: list[Tensor], **how: float) -> torch.optim.Optimizer:
+        optimiser = torch.optim.SGD(params, **how)
+        optimiser.register_step_pre_hook(lambda own, *_: rates.append(own.param_groups[0]["lr"]))
+        return optimiser
 
-    finished(
-        *problem(2, 40)[:2], *problem(2, 40)[2], steps=10, batch_size=8, start=start, cooling=0.01, teacher_lr=0.3,
-        teacher_optimiser=Recorded,
-    )  # fmt: skip
+    student, teacher, batch = problem(2, 40)
+    how = {"steps": 10, "batch_size": 8, "start": start, "cooling": 0.01, "teacher_lr": 0.3}
+    finished(student, teacher, *batch, **how, teacher_optimiser=recorded)
     assert rates == pytest.approx(np.geomspace(0.3, 0.003, 10 - round(10 * start)).tolist())
 
 
